@@ -1,0 +1,242 @@
+package resonate
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"resonatebridge/discovery"
+	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/internal/supervisor"
+	"resonatebridge/resonate/protocol"
+)
+
+type (
+	status = supervisor.Status[*link]
+	endpt  = discovery.Endpoint
+)
+
+// client is one known client as the loop owns it: a player, or a controller or
+// display, which is not shown to people and not remembered.
+type client struct {
+	rec    *playerRecord
+	player bool
+	key    supervisor.Key // where its newest session or attempt is; "" if never tried
+	keys   []supervisor.Key
+	link   *link // the live session, nil while there is none
+	status status
+
+	verdict  supervisor.Verdict // of the last session that ended
+	lastErr  string
+	lostAt   time.Time // when link became nil; zero: never had one in this run
+	grace    *time.Timer
+	member   *time.Timer
+	present  bool   // availability: live, or within the grace
+	sessions uint64 // in this run
+
+	available bool // by its own word
+	sync      string
+	volume    *int
+	mute      *bool
+	delay     *int
+	commands  []protocol.PlayerCommandName // hello and state added up
+	clampedAt time.Time
+
+	asked  asked  // the last volume that was sent
+	wanted wish   // asked for while it reconnects
+	told   told   // what the live session was told
+	group  *group // never nil once it is known
+	url    string
+	view   *Player // nil: changed since it was published
+}
+
+// asked is a volume on its way to the speaker.
+type asked struct {
+	volume *int
+	at     time.Time
+}
+
+// told is what the live session was last told, so that only changes are sent.
+type told struct {
+	group      protocol.GroupUpdate
+	controller *protocol.ControllerState
+	metadata   bool
+}
+
+// name is what people call it.
+func (c *client) name() string {
+	for _, n := range []string{c.rec.GivenName, c.rec.Name, c.rec.ClientID} {
+		if n != "" {
+			return n
+		}
+	}
+	return c.rec.PID
+}
+
+// gain reports whether this server turns the volume itself, because the
+// dialect has no message for it (dialects: R1).
+func (c *client) gain() bool { return c.rec.Dialect == string(dialect.R1) }
+
+// accepts reports whether a command can be given to c, by wire or by gain.
+func (c *client) accepts(cmd protocol.PlayerCommandName) bool {
+	if c.gain() {
+		return cmd == protocol.CommandVolume || cmd == protocol.CommandMute
+	}
+	return slices.Contains(c.commands, cmd)
+}
+
+func (c *client) maxVolume() int {
+	if c.rec.MaxVolume == 0 {
+		return 100
+	}
+	return c.rec.MaxVolume
+}
+
+// managed reports whether we may connect to c at all.
+func managed(custody Custody) bool { return custody != CustodyObserve && custody != CustodyIgnore }
+
+// connection says in one word how c stands.
+func (m *model) connection(c *client) Connection {
+	switch {
+	case c.link != nil:
+		return Connected
+	case !managed(m.custody(c)):
+		return NotManaged
+	}
+	parked := c.status.State == supervisor.Parked || c.status.State == supervisor.Waiting || c.status.State == 0
+	switch {
+	case !parked && !c.lostAt.IsZero() && !c.present && !held(c.verdict):
+		return Offline // still tried in the background; the word does not flicker with each attempt
+	case held(c.verdict) && (parked || c.status.State == supervisor.Gone):
+		return HeldByOtherServer
+	}
+	switch c.verdict.Reason {
+	case string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
+		return PairingRequired
+	case string(protocol.GoodbyeUnauthorized), reasonRefused:
+		return ConnectionProblem
+	case string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest), supervisorWithdrawn:
+		return Offline
+	}
+	switch {
+	case !c.present && m.now().Sub(m.started) >= m.opts.AvailabilityGrace:
+		return Offline
+	case c.status.State == supervisor.Dialing || c.status.State == supervisor.Greeting:
+		return Connecting
+	case len(c.endpoints(m)) > 0:
+		return Connecting
+	default:
+		return Searching
+	}
+}
+
+// endpoints are the advertised addresses of c.
+func (c *client) endpoints(m *model) []endpt {
+	var out []endpt
+	for _, k := range c.keys {
+		if e, ok := m.endpoints[k]; ok && e.advertised {
+			out = append(out, e.Endpoint)
+		}
+	}
+	return out
+}
+
+// snapshot returns the published form of c; the same pointer while nothing changed.
+func (c *client) snapshot(m *model) *Player {
+	if c.view != nil {
+		return c.view
+	}
+	conn := m.connection(c)
+	p := &Player{
+		PID: c.rec.PID, ClientID: c.rec.ClientID, Name: c.name(), Roles: c.rec.Roles,
+		Manufacturer: c.rec.Maker, Model: c.rec.Model, SoftwareVersion: c.rec.Software, MAC: c.rec.MAC,
+		Connection: conn,
+		Available:  c.present || conn == HeldByOtherServer,
+		Custody:    m.custody(c),
+		URL:        c.url, Dialect: c.rec.Dialect, LastError: c.lastErr, LastSeen: c.rec.LastSeen,
+		HasVolume: c.accepts(protocol.CommandVolume), HasMute: c.accepts(protocol.CommandMute),
+		HasDelay: c.accepts(protocol.CommandSetOutputDelay),
+		Volume:   c.volume, Mute: c.mute, DelayMs: c.delay,
+		MaxVolume: c.maxVolume(), AnnounceVolume: c.rec.Announce,
+		SyncState: c.sync, GroupID: c.group.id,
+	}
+	if c.sessions > 1 {
+		p.Reconnects = c.sessions - 1
+	}
+	if conn == HeldByOtherServer && len(m.others) == 1 {
+		p.HeldBy = m.others[0].Name // the only other one there is
+	}
+	c.view = p
+	return p
+}
+
+// merge takes over what a state report says and reports whether anything
+// changed. A field that is absent is unchanged.
+func (c *client) merge(st protocol.ClientState) bool {
+	changed := false
+	if st.Available != nil && *st.Available != c.available {
+		c.available, changed = *st.Available, true
+	}
+	sync := c.sync
+	switch {
+	case !c.available:
+		sync = "external_source"
+	case st.SyncError != nil && *st.SyncError:
+		sync = "error"
+	case st.SyncError != nil || sync == "" || sync == "external_source":
+		sync = "synchronized"
+	}
+	if sync != c.sync {
+		c.sync, changed = sync, true
+	}
+	p := st.Player
+	if p == nil {
+		return changed
+	}
+	if !c.gain() {
+		changed = update(&c.volume, p.Volume) || changed
+		changed = update(&c.mute, p.Muted) || changed
+	}
+	changed = update(&c.delay, p.OutputDelayMs) || changed
+	for _, cmd := range p.Commands {
+		if !slices.Contains(c.commands, cmd) {
+			c.commands, changed = append(slices.Clone(c.commands), cmd), true
+		}
+	}
+	return changed
+}
+
+// update sets *dst to a copy of src if that is a change. Published snapshots
+// share the old value, so it is never written through.
+func update[T comparable](dst **T, src *T) bool {
+	if src == nil || (*dst != nil && **dst == *src) {
+		return false
+	}
+	v := *src
+	*dst = &v
+	return true
+}
+
+// sentence turns the end of a session into words for people; "" when all is well.
+func sentence(c *client, v supervisor.Verdict, cause error) string {
+	name := c.name()
+	switch v.Reason {
+	case "", reasonLost, string(protocol.GoodbyeRestart):
+	case string(protocol.GoodbyeAnotherServer), string(protocol.GoodbyeConcurrentAttempt):
+		return name + " is in use by another server; set custody to hold, or play, to take it"
+	case string(protocol.GoodbyeShutdown):
+		return name + " was switched off; it comes back when it announces itself"
+	case string(protocol.GoodbyeUserRequest):
+		return name + " was disconnected at the speaker; press Reconnect to get it back"
+	case string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
+		return name + " wants to be paired, which this version can't do yet"
+	case string(protocol.GoodbyeUnauthorized):
+		return name + " does not permit this server; allow it at the speaker, then press Reconnect"
+	case supervisorWithdrawn:
+		return ""
+	}
+	if cause == nil || errors.Is(cause, errGone) {
+		return ""
+	}
+	return cause.Error()
+}

@@ -1,0 +1,349 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/protocol"
+	"resonatebridge/timesync"
+)
+
+// Ends of a session that callers tell apart.
+var (
+	// ErrGone: the session has ended; nothing was sent.
+	ErrGone = errors.New("session: the connection has ended")
+	// ErrSlow: the peer does not read; its queue was full, so the session failed.
+	ErrSlow = errors.New("session: the peer reads too slowly, its queue is full")
+	// ErrMalformed: too many bad messages in a row.
+	ErrMalformed = errors.New("session: too many malformed messages in a row")
+	// ErrNoRole: the hello offers nothing that this server serves.
+	ErrNoRole = errors.New("session: no usable role")
+)
+
+// GoodbyeError is the end of a session by client/goodbye.
+type GoodbyeError struct{ Reason protocol.GoodbyeReason }
+
+// Error names the reason; it is the peer's text, cut and quoted.
+func (e *GoodbyeError) Error() string {
+	return fmt.Sprintf("session: the peer said goodbye: %.64q", string(e.Reason))
+}
+
+// Options are the parts and limits of a session. The zero value of a duration
+// or a number means its default.
+type Options struct {
+	Clock *timesync.Clock // required: the server's timeline
+	Log   *slog.Logger    // nil is silent
+	// Hello answers the client's hello: identity, name and reason. Its
+	// ActiveRoles are filled in by the session.
+	Hello func(protocol.ClientHello) protocol.ServerHello
+	// Override forces a dialect for a client id; "" detects it. May be nil.
+	Override func(clientID string) dialect.Name
+	// Refuse may refuse a client after its hello, for instance because it has
+	// to speak encrypted. May be nil.
+	Refuse func(protocol.ClientHello) *dialect.RefusedError
+	// Handle gets every message but client/time and goodbye, in order, from
+	// the reader goroutine, and not before up has returned. It may block; the
+	// peer is not read meanwhile. It should give up when Done closes.
+	Handle func(*Session, protocol.ClientMessage)
+	// Malformed is told of every message that was dropped. May be nil.
+	Malformed func(error)
+
+	HelloTimeout time.Duration // wait for the first frame; default 10 s
+	StateTimeout time.Duration // wait for the first client/state; default 5 s
+	PingEvery    time.Duration // default 10 s
+	DeadAfter    time.Duration // silence that ends the session; default 25 s
+	WriteTimeout time.Duration // for one frame; default 10 s
+	Queue        int           // control messages that may wait; default 256
+}
+
+// Limits that no setting changes.
+const (
+	helloLimit    = 64 << 10 // bytes (dialects: section 6.3)
+	messageLimit  = 1 << 20  // bytes, any later frame (races: B28)
+	malformedMax  = 10       // bad messages in a row (races: B28)
+	notesMax      = 16       // deviations logged per socket (dialects: section 6.1)
+	closeDeadline = 200 * time.Millisecond
+	sendBuffer    = 32 << 10 // bytes the kernel may hold; 4 MiB by default hides a stalled reader for 20 s
+	earlyMax      = 64       // messages kept until the session is live
+	timeQueue     = 64       // client/time answers that may wait
+)
+
+func (o Options) withDefaults() Options {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.HelloTimeout, 10*time.Second)
+	def(&o.StateTimeout, 5*time.Second)
+	def(&o.PingEvery, 10*time.Second)
+	def(&o.DeadAfter, 25*time.Second)
+	def(&o.WriteTimeout, 10*time.Second)
+	if o.Queue == 0 {
+		o.Queue = 256
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Malformed == nil {
+		o.Malformed = func(error) {}
+	}
+	return o
+}
+
+// Session is one handshaken connection. All methods are safe for concurrent
+// use; Run is called at most once.
+type Session struct {
+	ws    *websocket.Conn
+	opts  Options
+	hello protocol.ClientHello
+	roles []protocol.Role
+	wire  *dialect.ServerWire
+	log   *slog.Logger
+
+	control chan protocol.ServerMessage // drained by the writer only
+	times   chan timeRequest            // drained by the writer only
+	pings   chan struct{}               // one-slot: the writer pings at once
+	heard   chan struct{}               // one-slot: the reader read a frame
+	ready   chan struct{}               // closed by the reader: first client/state seen
+	opened  chan struct{}               // closed by Run: up has returned
+
+	delivered atomic.Bool // a frame was read after the session went live
+
+	once  sync.Once
+	done  chan struct{} // closed once, when the session ends
+	cause error         // why; written before done closes
+}
+
+type timeRequest struct{ transmitted, received timesync.Micros }
+
+// Greet reads the first frame of a client and tells its dialect. path is the
+// HTTP path that an inbound client asked for, "" if we dialled. On error the
+// socket is closed, with the close code that the error carries.
+func Greet(ctx context.Context, ws *websocket.Conn, path string, o Options) (*Session, error) {
+	o = o.withDefaults()
+	stop := context.AfterFunc(ctx, func() { _ = ws.Close() })
+	defer stop()
+	ws.SetReadLimit(helloLimit)
+	if t, ok := ws.NetConn().(*net.TCPConn); ok {
+		_ = t.SetWriteBuffer(sendBuffer) // best effort: only latency suffers
+	}
+	s, err := greet(ws, path, o)
+	if err != nil {
+		refuse(ws, err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("session: hello: %w", err)
+	}
+	return s, nil
+}
+
+func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
+	if err := ws.SetReadDeadline(time.Now().Add(o.HelloTimeout)); err != nil {
+		return nil, err
+	}
+	kind, data, err := ws.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	wire, hello, err := dialect.Accept(dialect.Frame{Binary: kind == websocket.BinaryMessage, Data: data}, path, o.Override)
+	if err != nil {
+		return nil, err
+	}
+	if o.Refuse != nil {
+		if r := o.Refuse(hello); r != nil {
+			return nil, r
+		}
+	}
+	roles := usableRoles(hello)
+	if len(roles) == 0 {
+		return nil, &dialect.RefusedError{
+			Code: websocket.ClosePolicyViolation, Text: "no usable role",
+			Detail: fmt.Sprintf("%s: offers %q; this server serves player, controller and metadata, a player with at least one format and a buffer", ErrNoRole, hello.Roles),
+		}
+	}
+	return &Session{
+		ws: ws, opts: o, hello: hello, roles: roles, wire: wire,
+		log: o.Log.With(
+			slog.String("player", hello.ClientID),
+			slog.String("dialect", string(wire.Name())),
+		),
+		control: make(chan protocol.ServerMessage, o.Queue),
+		times:   make(chan timeRequest, timeQueue),
+		pings:   make(chan struct{}, 1),
+		heard:   make(chan struct{}, 1),
+		ready:   make(chan struct{}),
+		opened:  make(chan struct{}),
+		done:    make(chan struct{}),
+	}, nil
+}
+
+// usableRoles are the roles that are activated, in the client's order.
+func usableRoles(h protocol.ClientHello) []protocol.Role {
+	var roles []protocol.Role
+	for _, r := range h.Roles {
+		switch r {
+		case protocol.RolePlayer:
+			if h.Player != nil && len(h.Player.Formats) > 0 && h.Player.BufferCapacity > 0 {
+				roles = append(roles, r)
+			}
+		case protocol.RoleController, protocol.RoleMetadata:
+			roles = append(roles, r)
+		case protocol.RoleArtwork, protocol.RoleVisualizer, protocol.RoleColor:
+			// Not served yet: an activated role without content would be a lie.
+		}
+	}
+	return roles
+}
+
+// refuse closes a socket that was not accepted, saying why where a close code
+// exists for it.
+func refuse(ws *websocket.Conn, err error) {
+	var r *dialect.RefusedError
+	code, text := websocket.CloseProtocolError, "bad first message"
+	switch {
+	case errors.As(err, &r):
+		code, text = r.Code, r.Text
+	case errors.Is(err, websocket.ErrReadLimit):
+		code, text = websocket.CloseMessageTooBig, "hello too large"
+	}
+	_ = ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(closeDeadline))
+	_ = ws.Close()
+}
+
+// ID is the client id of the hello.
+func (s *Session) ID() string { return s.hello.ClientID }
+
+// Hello is the client's hello.
+func (s *Session) Hello() protocol.ClientHello { return s.hello }
+
+// Roles are the active roles.
+func (s *Session) Roles() []protocol.Role { return s.roles }
+
+// HasRole reports whether role r is active.
+func (s *Session) HasRole(r protocol.Role) bool {
+	for _, have := range s.roles {
+		if have == r {
+			return true
+		}
+	}
+	return false
+}
+
+// Wire is the translator of this connection.
+func (s *Session) Wire() *dialect.ServerWire { return s.wire }
+
+// RemoteAddr is the peer's network address.
+func (s *Session) RemoteAddr() net.Addr { return s.ws.RemoteAddr() }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Delivered reports whether the peer sent anything after it went live.
+func (s *Session) Delivered() bool { return s.delivered.Load() }
+
+// Send queues m for the peer. It never blocks. The error is nil, ErrGone, or
+// ErrSlow, which also ends the session. A nil error does not mean arrival.
+func (s *Session) Send(m protocol.ServerMessage) error {
+	select {
+	case <-s.done:
+		return ErrGone
+	default:
+	}
+	select {
+	case s.control <- m:
+		return nil
+	default:
+		s.fail(ErrSlow)
+		return ErrSlow
+	}
+}
+
+// Probe pings the peer and waits for any frame from it. It returns nil if the
+// peer lives, else ErrGone or the cause of ctx.
+func (s *Session) Probe(ctx context.Context) error {
+	select { // forget what was heard before
+	case <-s.heard:
+	default:
+	}
+	select {
+	case s.pings <- struct{}{}:
+	default: // one is already due
+	}
+	select {
+	case <-s.heard:
+		return nil
+	case <-s.done:
+		return ErrGone
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Kill ends the session at once with cause: no close frame, unsent data is
+// thrown away. It never blocks and may be called any number of times, also
+// when Run never was.
+func (s *Session) Kill(cause error) {
+	s.fail(cause)
+	if t, ok := s.ws.NetConn().(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = s.ws.Close()
+}
+
+// fail records the first cause and ends the session. The writer says the close
+// frame and closes the socket, which frees the reader.
+func (s *Session) fail(cause error) {
+	s.once.Do(func() { // RC-2: first cause wins, teardown runs once
+		s.cause = cause
+		close(s.done)
+	})
+}
+
+// Run serves the session until it ends and returns why. It calls up once, when
+// the hello is answered and the first client/state was seen (or did not come
+// within StateTimeout); never after the session has ended.
+func (s *Session) Run(ctx context.Context, up func()) error {
+	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
+	defer stop()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { s.fail(s.read()) })  // ends when the socket is closed
+	wg.Go(func() { s.fail(s.write()) }) // ends with done, at most WriteTimeout later
+	if s.awaitState() {
+		up()
+		close(s.opened)
+	}
+	<-s.done
+	wg.Wait()
+	return s.cause
+}
+
+// awaitState waits for the first client/state and reports whether the session
+// still lives.
+func (s *Session) awaitState() bool {
+	late := time.NewTimer(s.opts.StateTimeout)
+	defer late.Stop()
+	select {
+	case <-s.ready:
+	case <-s.done:
+	case <-late.C:
+		s.log.Warn("no client/state in time, going on with defaults", slog.Duration("waited", s.opts.StateTimeout))
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
