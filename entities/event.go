@@ -1,0 +1,131 @@
+package entities
+
+import (
+	"slices"
+
+	"resonatebridge/resonate"
+)
+
+// The types of events. Those of players are also sent on their own topic.
+const (
+	playerFound        = "player_found"
+	playerLost         = "player_lost"
+	playerConnected    = "player_connected"
+	takenByOtherServer = "taken_by_other_server"
+	pairingRequired    = "pairing_required"
+	groupChanged       = "group_changed"
+	commandIgnored     = "command_ignored"
+)
+
+func playerEvents() []string {
+	return []string{playerConnected, playerLost, takenByOtherServer, pairingRequired, groupChanged, commandIgnored}
+}
+
+func bridgeEvents() []string {
+	return []string{playerFound, playerConnected, playerLost, takenByOtherServer, pairingRequired, groupChanged, commandIgnored}
+}
+
+// event is something that happened between two snapshots.
+type event struct {
+	kind string
+	pids []string // whose topics get it too
+	data map[string]any
+}
+
+// events tells what happened between two snapshots. What happened in between
+// and was undone is not told.
+func events(before, after *resonate.Snapshot) []event {
+	var out []event
+	old := make(map[string]*resonate.Player, len(before.Players))
+	for _, p := range before.Players {
+		old[p.PID] = p
+	}
+	for _, p := range after.Players {
+		was := old[p.PID]
+		delete(old, p.PID)
+		if was == p {
+			continue
+		}
+		of := func(kind string, more map[string]any) {
+			data := map[string]any{"id": p.PID, "name": p.Name}
+			for k, v := range more {
+				data[k] = v
+			}
+			out = append(out, event{kind, []string{p.PID}, data})
+		}
+		if was == nil {
+			of(playerFound, map[string]any{"url": optional(p.URL)})
+			was = &resonate.Player{GroupID: p.GroupID}
+		}
+		if was.Available && !p.Available {
+			of(playerLost, map[string]any{"connection": string(p.Connection), "last_error": optional(p.LastError)})
+		}
+		if was.Connection != p.Connection {
+			switch p.Connection {
+			case resonate.Connected:
+				of(playerConnected, map[string]any{"dialect": optional(p.Dialect)})
+			case resonate.HeldByOtherServer:
+				of(takenByOtherServer, map[string]any{"held_by": optional(p.HeldBy)})
+			case resonate.PairingRequired:
+				of(pairingRequired, nil)
+			case resonate.Searching, resonate.Connecting, resonate.Offline, resonate.ApprovalRequired, resonate.NotManaged, resonate.ConnectionProblem:
+			}
+		}
+	}
+	for _, p := range before.Players {
+		if old[p.PID] != nil {
+			out = append(out, event{playerLost, nil, map[string]any{"id": p.PID, "name": p.Name, "forgotten": true}})
+		}
+	}
+	return append(out, groupEvents(before, after)...)
+}
+
+// groupEvents has one event for each group whose members changed, and tells it
+// to the players that came and went. Solo groups are nobody's news.
+func groupEvents(before, after *resonate.Snapshot) []event {
+	var out []event
+	old := make(map[string]*resonate.Group, len(before.Groups))
+	for _, g := range before.Groups {
+		if g.Kind != resonate.SoloGroup {
+			old[g.ID] = g
+		}
+	}
+	changed := func(g *resonate.Group, was, is []string) {
+		var added, removed []string
+		for _, pid := range is {
+			if !slices.Contains(was, pid) {
+				added = append(added, pid)
+			}
+		}
+		for _, pid := range was {
+			if !slices.Contains(is, pid) {
+				removed = append(removed, pid)
+			}
+		}
+		if added == nil && removed == nil {
+			return
+		}
+		out = append(out, event{groupChanged, slices.Concat(added, removed), map[string]any{
+			"id": g.ID, "name": g.Name, "kind": string(g.Kind), "members": list(is), "added": list(added), "removed": list(removed),
+		}})
+	}
+	for _, g := range after.Groups {
+		if g.Kind == resonate.SoloGroup {
+			continue
+		}
+		was := old[g.ID]
+		delete(old, g.ID)
+		switch {
+		case was == nil:
+			changed(g, nil, g.Members)
+		case was != g:
+			changed(g, was.Members, g.Members)
+		}
+	}
+	for _, g := range before.Groups {
+		if old[g.ID] != nil {
+			changed(g, g.Members, nil)
+		}
+	}
+	return out
+}
