@@ -1,0 +1,10 @@
+package app
+
+// commands lists every subcommand in the order of the help text.
+func commands() []command {
+	return []command{
+		runCommand(),
+		healthcheckCommand(),
+		versionCommand(),
+	}
+}
