@@ -135,7 +135,7 @@ func (c *client) endpoints(m *model) []endpt {
 	var out []endpt
 	for _, k := range c.keys {
 		if e, ok := m.endpoints[k]; ok && e.advertised {
-			out = append(out, e.Endpoint)
+			out = append(out, e.endpt)
 		}
 	}
 	return out

@@ -1,0 +1,347 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"resonatebridge/discovery"
+	"resonatebridge/entities"
+	"resonatebridge/mqtt"
+	"resonatebridge/resonate"
+)
+
+func runCommand() command {
+	return command{
+		name: "run", short: "run the bridge",
+		long: `Finds speakers, keeps a connection to each and shows them over MQTT. Without
+mqtt.url it brings its own broker, on 127.0.0.1:1883. It ends on SIGINT or
+SIGTERM within 5 s.`,
+		setup: func(fs *pflag.FlagSet) runFunc {
+			AddConfigFlags(fs)
+			return runMain
+		},
+	}
+}
+
+func runMain(ctx context.Context, c *call) error {
+	if err := c.noArgs(); err != nil {
+		return err
+	}
+	cfg, sources, err := c.config()
+	if err != nil {
+		return err
+	}
+	log, level := newLogger(c.Stderr, cfg.Log, c.Env)
+	return Run(ctx, RunOptions{Config: cfg, Sources: sources, Env: c.Env, Log: log, Level: level, Build: buildOf(c.Process)})
+}
+
+// RunOptions is everything that a whole bridge needs.
+type RunOptions struct {
+	Config  Config
+	Sources Sources  // which keys nobody set; nil: all of them were
+	Env     []string // for SUPERVISOR_TOKEN only
+	Log     *slog.Logger
+	Level   *slog.LevelVar // nil: the log level can't be changed
+	Build   Build
+
+	// Services are the mDNS types to browse and advertise; the zero value means
+	// the protocol's. Demos and tests use their own, since every process on one
+	// machine hears the others.
+	Services Services
+	// Admit, unless nil, says which endpoints may be dialled.
+	Admit func(discovery.Endpoint) bool
+	// Started, unless nil, is told once everything listens.
+	Started func(Running)
+}
+
+// Services are mDNS service types.
+type Services struct {
+	Players []string // browsed
+	Servers []string // advertised and browsed
+}
+
+// Running is a bridge that was started.
+type Running struct {
+	Server *resonate.Server
+	Broker func() mqtt.Status
+	MQTT   string   // URL of the broker
+	HTTP   net.Addr // health and metrics
+	Listen net.Addr // where players dial in
+}
+
+// Run runs a bridge until ctx ends, then stops it in the reverse order of its
+// start, within 5 s: discovery, listeners, connections, entities, broker.
+func Run(ctx context.Context, o RunOptions) error {
+	cfg, log := o.Config, o.Log
+	if len(o.Services.Players) == 0 {
+		o.Services = Services{
+			Players: []string{discovery.ServicePlayer, discovery.ServicePlayerOld},
+			Servers: []string{discovery.ServiceServer, discovery.ServiceServerOld},
+		}
+	}
+	running := newParts(log)
+	defer func() { _ = running.stop() }() // after an error below; stop is done twice without harm
+
+	finder, err := newFinder(cfg, o, log)
+	if err != nil {
+		return err
+	}
+	server, err := resonate.New(serverOptions(cfg, log, finder.Kick))
+	if err != nil {
+		return err
+	}
+	players, err := ListenTCP(ctx, cfg.Server.Listen, o.Sources.IsDefault("server.listen"))
+	if err != nil {
+		return fmt.Errorf("server.listen: %w", err)
+	}
+	defer players.Close()
+	web, err := ListenTCP(ctx, cfg.HTTP.Listen, o.Sources.IsDefault("http.listen"))
+	if err != nil {
+		return fmt.Errorf("http.listen: %w", err)
+	}
+	defer web.Close()
+	opts, err := o.brokerOptions(ctx, server.Identity().ID)
+	if err != nil {
+		return err
+	}
+	if opts.URL == "" {
+		embedded, err := mqtt.NewEmbedded(cfg.MQTT.Embedded.Listen, log)
+		if err != nil {
+			return err
+		}
+		opts.URL = "mqtt://" + dialable(embedded.Addr())
+		running.start("embedded broker", embedded.Run)
+		log.Info("no broker is configured, running an embedded one", slog.String("url", opts.URL))
+	}
+	ents := o.entityOptions()
+	opts.Subscriptions = ents.Subscriptions()
+	client, err := mqtt.New(opts)
+	if err != nil {
+		return err
+	}
+	ents.Cleanup = func(ctx context.Context) ([]string, error) { return clearGhosts(ctx, opts, ents, client) }
+	started := time.Now()
+	ents.Started = started
+	ents.Health = func() map[string]any { return healthFacts(server, client, started) }
+
+	health := NewHealth(HealthOptions{
+		Password: cfg.HTTP.Password,
+		Ready:    func() error { return ready(client.Status()) },
+		Metrics:  newMetrics(server, client.Status),
+		Log:      log,
+	})
+	acceptor := &Health{&http.Server{Handler: server, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}}
+
+	running.start("mqtt", client.Run)
+	running.start("entities", func(ctx context.Context) error { return entities.Run(ctx, server, client, ents) })
+	running.start("server", server.Run)
+	running.start("http", func(ctx context.Context) error { return health.Run(ctx, web) })
+	running.start("players", func(ctx context.Context) error { return acceptor.Run(ctx, players) })
+	running.start("problems", func(ctx context.Context) error { return reportProblems(ctx, server, client) })
+	running.start("ghosts", func(ctx context.Context) error {
+		removeGhostsOnce(ctx, opts, ents, client, log)
+		<-ctx.Done()
+		return nil
+	})
+	for _, service := range finder.advertised(cfg, server.Identity(), players.Addr()) {
+		running.start("advertise", func(ctx context.Context) error { return advertise(ctx, service, log) })
+	}
+	running.start("discovery", func(ctx context.Context) error { return finder.run(ctx, server) })
+
+	log.Info("bridge started", slog.String("version", o.Build.Version), slog.String("broker", opts.LogValue().String()),
+		slog.String("http", web.Addr().String()), slog.String("players", players.Addr().String()))
+	if o.Started != nil {
+		o.Started(Running{Server: server, Broker: client.Status, MQTT: opts.URL, HTTP: web.Addr(), Listen: players.Addr()})
+	}
+	failed := running.wait(ctx)
+	log.Info("bridge stopping")
+	return errors.Join(failed, running.stop())
+}
+
+func serverOptions(cfg Config, log *slog.Logger, rescan func()) resonate.Options {
+	o := resonate.Options{
+		Name: cfg.Name, DataDir: cfg.DataDir, Log: log, Rescan: rescan,
+		RefusePlaintext:   !cfg.Server.Plaintext,
+		Custody:           resonate.Custody(cfg.Players.Custody),
+		MaxVolume:         cfg.Players.MaxVolume,
+		AvailabilityGrace: time.Duration(cfg.Players.AvailabilityGrace),
+		MembershipGrace:   time.Duration(cfg.Players.MembershipGrace),
+		Overrides:         map[string]resonate.Override{},
+	}
+	for id, x := range cfg.Players.Overrides {
+		o.Overrides[id] = resonate.Override{
+			Name: x.Name, Custody: resonate.Custody(x.Custody), MaxVolume: x.MaxVolume, Dialect: x.Dialect,
+		}
+	}
+	return o
+}
+
+// brokerOptions says which broker is used: the configured one, else the one of
+// the Home Assistant Supervisor, else none (an empty URL): the embedded one.
+func (o RunOptions) brokerOptions(ctx context.Context, serverID string) (mqtt.Options, error) {
+	c := o.Config.MQTT
+	bridge := c.BaseTopic + "/bridge/"
+	sum := sha256.Sum256([]byte(serverID + "\n" + c.BaseTopic))
+	opts := mqtt.Options{
+		URL: c.URL, Username: c.Username, Password: c.Password.Reveal(),
+		CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Insecure: c.Insecure,
+		// Stable and different for each installation and base topic: two clients
+		// with one id cut each other off for ever.
+		ClientID:      "resonate-" + hex.EncodeToString(sum[:4]),
+		Will:          mqtt.Message{Topic: bridge + "state", Payload: []byte("offline")},
+		Online:        []byte("online"),
+		SelftestTopic: bridge + "selftest",
+		Log:           o.Log,
+	}
+	if c.Insecure {
+		o.Log.Warn("mqtt.insecure is set: whoever sits between here and the broker can read and change everything")
+	}
+	if opts.URL != "" {
+		return opts, nil
+	}
+	token := getenv(o.Env, "SUPERVISOR_TOKEN")
+	if token == "" {
+		return opts, nil
+	}
+	s := haSupervisor{url: "http://supervisor", token: token}
+	b, err := s.broker(ctx)
+	if err != nil {
+		o.Log.Warn("the Home Assistant Supervisor offers no broker, running an embedded one; install the Mosquitto app or set mqtt.url", slog.Any("err", err))
+		return opts, nil
+	}
+	opts.URL = b.url()
+	opts.Credentials = s.credentials
+	return opts, nil
+}
+
+func (o RunOptions) entityOptions() entities.Options {
+	c := o.Config
+	e := entities.Options{
+		BaseTopic: c.MQTT.BaseTopic, DiscoveryPrefix: c.HomeAssistant.DiscoveryPrefix, StatusTopic: c.HomeAssistant.StatusTopic,
+		NoDiscovery: !c.HomeAssistant.Enabled, Entities: c.HomeAssistant.Entities,
+		Version: o.Build.Version, Commit: o.Build.Commit,
+		Protocols: resonate.Dialects(),
+		Config:    c.Public(),
+		Log:       o.Log,
+	}
+	if o.Level != nil {
+		e.LogLevel = func() string { return levelName(o.Level.Level()) }
+		e.SetLogLevel = func(name string) error { return setLevel(o.Level, name) }
+	}
+	return e
+}
+
+func levelName(l slog.Level) string {
+	switch {
+	case l < slog.LevelInfo:
+		return "debug"
+	case l < slog.LevelWarn:
+		return "info"
+	case l < slog.LevelError:
+		return "warn"
+	}
+	return "error"
+}
+
+func healthFacts(s *resonate.Server, c *mqtt.Client, started time.Time) map[string]any {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	st, snap := c.Status(), s.Snapshot()
+	return map[string]any{
+		"uptime_s": int(time.Since(started).Seconds()), "heap_bytes": mem.HeapAlloc, "goroutines": runtime.NumGoroutine(),
+		"mqtt": map[string]any{"connected": st.Connected, "generation": st.Generation, "drops": st.Drops},
+		"counters": map[string]any{
+			"dials": snap.Counters.Dials, "sessions": snap.Counters.Sessions, "malformed": snap.Counters.Malformed,
+			"slow_consumers": snap.Counters.SlowConsumers, "refused": snap.Counters.Refused,
+		},
+	}
+}
+
+// ready tells what the bridge waits for.
+func ready(st mqtt.Status) error {
+	if !st.Connected {
+		return errors.New("the broker is not connected")
+	}
+	return nil
+}
+
+// reportProblems shows what is wrong with the broker connection beside the
+// other problems.
+func reportProblems(ctx context.Context, s *resonate.Server, c *mqtt.Client) error {
+	for {
+		select {
+		case <-c.Changed():
+			s.SetProblem("mqtt", c.Status().Problem)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sweepTime is how long retained messages are collected at most.
+const sweepTime = 5 * time.Second
+
+// clearGhosts removes retained topics of ours that nothing stands for any
+// more, for instance of a player that was forgotten while the broker was away.
+func clearGhosts(ctx context.Context, opts mqtt.Options, ents entities.Options, c *mqtt.Client) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
+	found, err := mqtt.Sweep(ctx, opts, ents.SweepFilters(), 500*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	ghosts := ents.Ghosts(found, c.Wants)
+	for _, g := range ghosts {
+		c.Set(g.Topic, nil, g.Class)
+	}
+	topics := make([]string, len(ghosts))
+	for i, g := range ghosts {
+		topics[i] = g.Topic
+	}
+	return topics, nil
+}
+
+// removeGhostsOnce waits for the first connection and clears what an earlier
+// run left behind. Failing is no harm: it is tried again at the next start.
+func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Options, c *mqtt.Client, log *slog.Logger) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for !c.Status().Connected {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	topics, err := clearGhosts(ctx, opts, ents, c)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		log.Warn("stale topics were not looked for", slog.Any("err", err))
+	case len(topics) > 0:
+		log.Info("stale retained topics removed", slog.Int("count", len(topics)), slog.Any("topics", topics[:min(len(topics), 10)]))
+	}
+}
+
+// dialable is an address that a client on this machine can use.
+func dialable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+

@@ -1,0 +1,162 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"resonatebridge/resonate/protocol"
+	"resonatebridge/timesync"
+)
+
+// maxInbound is how many servers may be connected or knocking at a time. A
+// player has one; the rest is for those that are being turned away.
+const maxInbound = 32
+
+// options are those of the player's sessions while ctx lives.
+func (p *Player) options(ctx context.Context) Options {
+	return Options{
+		Hello:   p.hello,
+		Dialect: p.opts.Dialect,
+		Clock:   p.opts.Clock,
+		Log:     p.opts.Log,
+		NetDial: p.opts.NetDial,
+		OnClock: func(*Session) { p.touch() },
+		OnMessage: func(s *Session, m protocol.ServerMessage) {
+			for {
+				gate := p.gate.Load()
+				if gate == nil {
+					break
+				}
+				select {
+				case <-*gate:
+				case <-s.Closing():
+					return
+				}
+			}
+			select {
+			case p.inbox <- event{session: s, message: m}:
+			case <-s.Closing():
+			case <-ctx.Done():
+			}
+		},
+	}
+}
+
+// keep holds on to s until it is done, and says goodbye when ctx ends before.
+func (p *Player) keep(ctx context.Context, s *Session) {
+	select {
+	case <-s.Done():
+	case <-ctx.Done():
+		s.Close(p.opts.Goodbye)
+		<-s.Done()
+	}
+}
+
+// serve takes servers that dial us until ctx ends.
+func (p *Player) serve(ctx context.Context, ln net.Listener) error {
+	slots := make(chan struct{}, maxInbound)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+p.path, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+		default:
+			http.Error(w, "too many servers", http.StatusServiceUnavailable)
+			return
+		}
+		defer func() { <-slots }()
+		s, err := Accept(w, r, p.options(ctx))
+		if err != nil {
+			p.opts.Log.Debug("server did not get in", slog.Any("err", err))
+			return
+		}
+		p.keep(ctx, s)
+	})
+	srv := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: dialTimeout / 2,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(p.opts.Log.Handler(), slog.LevelDebug),
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-ctx.Done()
+		_ = srv.Close() // does not touch upgraded connections
+	})
+	err := srv.Serve(ln)
+	if ctx.Err() != nil {
+		err = nil
+	} else {
+		err = fmt.Errorf("player: serve: %w", err)
+	}
+	// Each handler holds a slot until its session is done. With all of them in
+	// hand nobody is left, and who still comes is turned away.
+	for range maxInbound {
+		if ctx.Err() == nil {
+			break
+		}
+		slots <- struct{}{}
+	}
+	if ctx.Err() != nil {
+		wg.Wait()
+	}
+	return err
+}
+
+// dial keeps a session with the configured server until ctx ends.
+func (p *Player) dial(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		begun := p.opts.Clock.Now()
+		s, err := Dial(ctx, p.opts.Server, p.options(ctx))
+		if err != nil {
+			p.tell(ctx, event{err: err})
+			p.wait(ctx, backoff(failures))
+			failures++
+			continue
+		}
+		p.keep(ctx, s)
+		var left *leaveError
+		if errors.As(s.Err(), &left) && left.reason != protocol.GoodbyeRestart {
+			p.tell(ctx, event{paused: true})
+			p.wait(ctx, -1)
+			failures = 0
+			continue
+		}
+		if p.opts.Clock.Now()-begun >= micros(steady) {
+			failures = 0
+		}
+		p.wait(ctx, backoff(failures))
+		failures++
+	}
+}
+
+func (p *Player) tell(ctx context.Context, e event) {
+	select {
+	case p.inbox <- e:
+	case <-ctx.Done():
+	}
+}
+
+// wait returns after d, never if d is negative, or when Connect is called or
+// ctx ends.
+func (p *Player) wait(ctx context.Context, d time.Duration) {
+	var timer <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-timer:
+	case <-p.connect:
+	case <-ctx.Done():
+	}
+}
+
+func micros(d time.Duration) timesync.Micros { return timesync.Micros(d / time.Microsecond) }

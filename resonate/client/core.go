@@ -1,0 +1,263 @@
+package client
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"resonatebridge/resonate/protocol"
+)
+
+// core is what the owner's goroutine of a player knows.
+type core struct {
+	p      *Player
+	out    *output
+	holder *Session // the server that has the player; nil: none
+	state  State    // Audio and Clock stay empty: readers look them up
+	done   <-chan struct{}
+}
+
+// loop is the owner. It waits for nobody but its inputs.
+func (c *core) loop(ctx context.Context) {
+	c.done = ctx.Done()
+	c.level()
+	c.show()
+	for {
+		var lost <-chan struct{}
+		if c.holder != nil {
+			lost = c.holder.Done()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-c.p.asks:
+			a.result <- a.do(c)
+		case e := <-c.p.inbox:
+			c.event(e)
+		case <-lost:
+			c.lost()
+		case <-c.p.poke:
+			// The model may be the first: what waits for it can go on.
+			c.play(outputClock{})
+		}
+		c.show()
+	}
+}
+
+// show publishes the state and wakes those who watch.
+func (c *core) show() {
+	old := c.p.shown.Swap(&shown{state: c.state, session: c.holder, next: make(chan struct{})})
+	close(old.next)
+}
+
+// play hands m to the output, which always takes it soon.
+func (c *core) play(m any) {
+	select {
+	case c.out.in <- m:
+	case <-c.done:
+	}
+}
+
+// level tells the output how loud and how early to play.
+func (c *core) level() {
+	c.play(outputLevel{
+		gain:  amplitude(c.state.Volume, c.state.Muted),
+		delay: micros(c.state.OutputDelay),
+	})
+}
+
+// changed makes a changed volume, mute, delay or availability true: for the
+// output and for the server.
+func (c *core) changed() error {
+	c.level()
+	if c.holder == nil {
+		return nil
+	}
+	return c.holder.Send(c.report())
+}
+
+// report is the complete state. Dialects that send differences leave out what
+// did not change.
+func (c *core) report() protocol.ClientState {
+	available, fine := c.state.Available, false
+	r := protocol.ClientState{Available: &available, SyncError: &fine}
+	if c.p.hello.Player == nil {
+		return r
+	}
+	ms := func(d time.Duration) *int { n := int(d / time.Millisecond); return &n }
+	volume, muted, playing := c.state.Volume, c.state.Muted, c.state.Stream != nil
+	r.Player = &protocol.PlayerState{
+		Volume:           &volume,
+		Muted:            &muted,
+		OutputDelayMs:    ms(c.state.OutputDelay),
+		RequiredLeadMs:   ms(c.p.opts.RequiredLead),
+		MinBufferMs:      ms(c.p.opts.MinBuffer),
+		Commands:         c.p.opts.Commands,
+		PlaybackReported: &playing,
+	}
+	return r
+}
+
+func (c *core) event(e event) {
+	switch {
+	case e.session == nil:
+		c.state.DialPaused = e.paused
+		if e.err != nil {
+			c.state.LastError = e.err.Error()
+		}
+	case e.session == c.holder:
+		c.message(e.message)
+	default:
+		// The first message of a session is its hello. What an old session
+		// left behind changes nothing.
+		if hello, ok := e.message.(protocol.ServerHello); ok {
+			c.arrived(e.session, hello)
+		}
+	}
+}
+
+// arrived decides between the holder and a new server and tells the loser.
+func (c *core) arrived(s *Session, hello protocol.ServerHello) {
+	if old := c.holder; old != nil {
+		was := claim{c.state.ServerID, c.state.Reason}
+		now := claim{hello.ServerID, hello.Reason}
+		switch {
+		case !wins(was, now, c.state.LastPlayed):
+			c.state.Rejected++
+			c.state.Goodbyes++
+			s.Close(protocol.GoodbyeConcurrentAttempt)
+			return
+		case was.serverID == now.serverID:
+			// No goodbye: each reason would tell the server to stay away.
+			old.Close("")
+		default:
+			c.state.Goodbyes++
+			old.Close(protocol.GoodbyeAnotherServer)
+		}
+		c.detach()
+	}
+	c.holder = s
+	c.state.Connected = true
+	c.state.Sessions++
+	c.state.ServerID, c.state.ServerName, c.state.Reason = hello.ServerID, hello.Name, hello.Reason
+	if hello.Reason == protocol.ReasonPlayback {
+		c.state.LastPlayed = hello.ServerID
+	}
+	c.state.DialPaused = false
+	c.p.opts.Log.Info("connected", slog.String("server", hello.ServerID), slog.String("name", hello.Name),
+		slog.String("reason", string(hello.Reason)), slog.String("remote", s.Remote()))
+	if err := s.Send(c.report()); err != nil {
+		c.p.opts.Log.Debug("first report not sent", slog.Any("err", err))
+	}
+}
+
+// lost takes note of the holder's end.
+func (c *core) lost() {
+	err := c.holder.Err()
+	c.state.LastError = err.Error()
+	c.p.opts.Log.Info("disconnected", slog.String("server", c.state.ServerID), slog.Any("err", err))
+	c.detach()
+}
+
+// detach forgets what belonged to the holder's session alone.
+func (c *core) detach() {
+	c.holder = nil
+	c.state.Connected = false
+	c.state.Stream = nil
+	c.state.Metadata = nil
+	c.state.Controller = nil
+	c.state.Group = protocol.GroupUpdate{}
+	c.play(outputDrop{})
+}
+
+func (c *core) message(m protocol.ServerMessage) {
+	switch m := m.(type) {
+	case protocol.GroupUpdate:
+		c.state.Group = m
+	case protocol.ServerState:
+		if m.Metadata != nil {
+			c.state.Metadata = m.Metadata
+		}
+		if m.Controller != nil {
+			c.state.Controller = m.Controller
+		}
+	case protocol.ServerCommand:
+		c.command(m)
+	case protocol.StreamStart:
+		c.start(m)
+	case protocol.StreamClear:
+		if concernsPlayer(m.Roles) {
+			c.play(outputDrop{})
+		}
+	case protocol.StreamEnd:
+		if concernsPlayer(m.Roles) && c.state.Stream != nil {
+			c.state.Stream = nil
+			c.play(outputDrop{})
+			c.tell()
+		}
+	case protocol.AudioChunk:
+		c.chunk(m)
+	}
+}
+
+// concernsPlayer reports whether a list of roles means the player; none means
+// all.
+func concernsPlayer(roles []protocol.Role) bool {
+	return len(roles) == 0 || slices.ContainsFunc(roles, func(r protocol.Role) bool {
+		family, _, _ := strings.Cut(string(r), "@")
+		return family == "player"
+	})
+}
+
+// command applies a command that this player accepts and reports the result.
+func (c *core) command(m protocol.ServerCommand) {
+	if !slices.Contains(c.p.opts.Commands, m.Command) {
+		c.p.opts.Log.Warn("command not accepted", slog.String("command", string(m.Command)))
+		return
+	}
+	switch m.Command {
+	case protocol.CommandVolume:
+		c.state.Volume = min(max(m.Volume, 0), 100)
+	case protocol.CommandMute:
+		c.state.Muted = m.Mute
+	case protocol.CommandSetOutputDelay:
+		c.state.OutputDelay = time.Duration(min(max(m.OutputDelayMs, 0), 5000)) * time.Millisecond
+	}
+	c.state.Commands++
+	c.level()
+	c.tell()
+}
+
+// tell reports the state to the holder.
+func (c *core) tell() {
+	if err := c.holder.Send(c.report()); err != nil {
+		// The session is ending; the next one begins with a full report.
+		c.p.opts.Log.Debug("report not sent", slog.Any("err", err))
+	}
+}
+
+func (c *core) start(m protocol.StreamStart) {
+	if m.Player == nil {
+		return
+	}
+	fresh := c.state.Stream == nil
+	stream := *m.Player
+	c.state.Stream = &stream
+	c.state.LastPlayed = c.state.ServerID
+	c.play(outputStart{fresh: fresh, model: c.holder.Model})
+	if fresh {
+		c.tell()
+	}
+}
+
+func (c *core) chunk(m protocol.AudioChunk) {
+	c.p.counts.received.Add(1)
+	c.p.counts.bytes.Add(uint64(len(m.Data)))
+	if c.state.Stream == nil || !c.state.Available {
+		c.p.counts.unwanted.Add(1)
+		return
+	}
+	c.play(outputChunk{AudioChunk: m, format: c.state.Stream.Format})
+}
