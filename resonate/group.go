@@ -147,7 +147,9 @@ func (m *model) settle(g *group) {
 	}
 	delete(m.groups, g.id)
 	for _, c := range slices.Clone(g.members) {
-		m.place(c, m.soloOf(c))
+		last := m.soloOf(c)
+		last.playback = g.playback // it goes on where it is heard last
+		m.place(c, last)
 	}
 }
 
@@ -257,7 +259,7 @@ func (m *model) switchGroup(c *client) {
 	if len(cycle) == 0 {
 		return
 	}
-	at := slices.Index(cycle, c.group)
+	at := slices.Index(cycle, c.group) // -1: it starts from the beginning
 	switch next := cycle[(at+1)%len(cycle)]; {
 	case next == nil:
 		m.place(c, m.soloOf(c))
@@ -269,21 +271,26 @@ func (m *model) switchGroup(c *client) {
 	}
 }
 
-// cycle lists where switch leads, in its fixed order. nil stands for the own
-// solo group while that does not exist.
+// cycle lists where switch leads, in its fixed order: groups of several other
+// players by id, then players that play alone by id, then the own solo group;
+// nil stands for that while it does not exist. c itself is not counted, so the
+// order does not change as c moves through it.
 func (m *model) cycle(c *client) []*group {
-	var several, alone, cycle []*group
+	var several, alone []*group
+	first := map[*group]string{}
 	for _, g := range m.sortedGroups() {
-		others := len(slices.DeleteFunc(g.players(), func(x *client) bool { return x == c }))
+		others := slices.DeleteFunc(g.players(), func(x *client) bool { return x == c })
 		switch {
-		case g.playback != Playing || others == 0:
-		case g.kind == SoloGroup:
+		case g.playback != Playing || len(others) == 0:
+		case len(others) == 1:
 			alone = append(alone, g)
+			first[g] = others[0].rec.PID
 		default:
 			several = append(several, g)
 		}
 	}
-	cycle = append(append(cycle, several...), alone...)
+	slices.SortFunc(alone, func(a, b *group) int { return cmp.Compare(first[a], first[b]) })
+	cycle := slices.Concat(several, alone)
 	if c.player {
 		cycle = append(cycle, m.groups[soloPrefix+c.rec.PID])
 	}

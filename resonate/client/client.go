@@ -74,7 +74,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Dialect == "" {
 		o.Dialect = string(dialect.S4)
 	}
-	if _, err := path(o.Dialect); err != nil {
+	if _, _, err := place(o.Dialect); err != nil {
 		return o, err
 	}
 	if o.OnMessage == nil {
@@ -95,15 +95,15 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// path is where clients of a dialect listen and servers are found.
-func path(name string) (string, error) {
+// place is how clients of a dialect are announced and at which path they listen.
+func place(name string) (service, path string, err error) {
 	switch dialect.Name(name) {
 	case dialect.R1, dialect.R2:
-		return "/resonate", nil
+		return "_resonate._tcp", "/resonate", nil
 	case dialect.S1, dialect.S2, dialect.S3, dialect.S4:
-		return "/sendspin", nil
+		return "_sendspin._tcp", "/sendspin", nil
 	}
-	return "", fmt.Errorf("dialect %q: want one of R1, R2, S1, S2, S3, S4", name)
+	return "", "", fmt.Errorf("dialect %q: want one of R1, R2, S1, S2, S3, S4", name)
 }
 
 // Session is one connection to a server after the exchange of hellos. All its

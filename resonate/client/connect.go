@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"resonatebridge/resonate/protocol"
@@ -26,7 +25,10 @@ func (p *Player) options(ctx context.Context) Options {
 		Clock:   p.opts.Clock,
 		Log:     p.opts.Log,
 		NetDial: p.opts.NetDial,
-		OnClock: func(*Session) { p.touch() },
+		OnClock: func(*Session) {
+			wake(p.clocked)
+			p.touch()
+		},
 		OnMessage: func(s *Session, m protocol.ServerMessage) {
 			for {
 				gate := p.gate.Load()
@@ -58,8 +60,11 @@ func (p *Player) keep(ctx context.Context, s *Session) {
 	}
 }
 
-// serve takes servers that dial us until ctx ends.
+// serve takes servers that dial us until ctx ends, and then sees them off.
 func (p *Player) serve(ctx context.Context, ln net.Listener) error {
+	outer := ctx
+	ctx, end := context.WithCancel(outer)
+	defer end()
 	slots := make(chan struct{}, maxInbound)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+p.path, func(w http.ResponseWriter, r *http.Request) {
@@ -83,29 +88,20 @@ func (p *Player) serve(ctx context.Context, ln net.Listener) error {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(p.opts.Log.Handler(), slog.LevelDebug),
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		<-ctx.Done()
-		_ = srv.Close() // does not touch upgraded connections
-	})
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
 	err := srv.Serve(ln)
-	if ctx.Err() != nil {
-		err = nil
-	} else {
-		err = fmt.Errorf("player: serve: %w", err)
-	}
-	// Each handler holds a slot until its session is done. With all of them in
-	// hand nobody is left, and who still comes is turned away.
+	end()
+	// Close knows nothing of upgraded connections, but each of them holds a
+	// slot until its session is done. With all slots in hand nobody is left,
+	// and who still comes is turned away.
 	for range maxInbound {
-		if ctx.Err() == nil {
-			break
-		}
 		slots <- struct{}{}
 	}
-	if ctx.Err() != nil {
-		wg.Wait()
+	if outer.Err() != nil {
+		return nil
 	}
-	return err
+	return fmt.Errorf("player: serve: %w", err)
 }
 
 // dial keeps a session with the configured server until ctx ends.
@@ -119,6 +115,10 @@ func (p *Player) dial(ctx context.Context) {
 			p.wait(ctx, backoff(failures))
 			failures++
 			continue
+		}
+		select {
+		case <-p.connect: // asked for meanwhile, and done
+		default:
 		}
 		p.keep(ctx, s)
 		var left *leaveError

@@ -39,8 +39,6 @@ func (c *core) loop(ctx context.Context) {
 		case <-lost:
 			c.lost()
 		case <-c.p.poke:
-			// The model may be the first: what waits for it can go on.
-			c.play(outputClock{})
 		}
 		c.show()
 	}
@@ -126,14 +124,12 @@ func (c *core) arrived(s *Session, hello protocol.ServerHello) {
 		switch {
 		case !wins(was, now, c.state.LastPlayed):
 			c.state.Rejected++
-			c.state.Goodbyes++
 			s.Close(protocol.GoodbyeConcurrentAttempt)
 			return
 		case was.serverID == now.serverID:
 			// No goodbye: each reason would tell the server to stay away.
 			old.Close("")
 		default:
-			c.state.Goodbyes++
 			old.Close(protocol.GoodbyeAnotherServer)
 		}
 		c.detach()

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -41,11 +40,12 @@ func (c *counters) load() AudioCounts {
 // output plays: it holds each chunk until its time has come on our clock, then
 // hands it to the recorder. One goroutine, run, owns everything but in.
 type output struct {
-	in       chan any // outputStart, outputChunk, outputDrop, outputLevel, outputClock
+	in       chan any // outputStart, outputChunk, outputDrop, outputLevel
 	clock    *timesync.Clock
 	log      *slog.Logger
 	counts   *counters
 	changed  func() // tells that counts changed; must return at once
+	clocked  <-chan struct{}
 	capacity int    // bytes
 
 	queue []outputChunk
@@ -77,21 +77,19 @@ type outputLevel struct {
 	delay timesync.Micros
 }
 
-// outputClock says that the model changed.
-type outputClock struct{}
-
-func newOutput(w io.Writer, clock *timesync.Clock, log *slog.Logger, capacity int, counts *counters, changed func()) *output {
+func newOutput(p *Player) *output {
 	o := &output{
 		in:       make(chan any, 64),
-		clock:    clock,
-		log:      log,
-		counts:   counts,
-		changed:  changed,
-		capacity: capacity,
+		clock:    p.opts.Clock,
+		log:      p.opts.Log,
+		counts:   &p.counts,
+		changed:  p.touch,
+		clocked:  p.clocked,
+		capacity: p.opts.BufferCapacity,
 		model:    func() *timesync.Model { return nil },
 	}
-	if w != nil {
-		o.rec = &recorder{w: w}
+	if p.opts.Out != nil {
+		o.rec = &recorder{w: p.opts.Out}
 	}
 	return o
 }
@@ -116,6 +114,7 @@ func (o *output) run(ctx context.Context) error {
 		case m := <-o.in:
 			o.take(m)
 		case <-next.C:
+		case <-o.clocked: // what waits for the first model can go on
 		}
 	}
 }
@@ -144,7 +143,6 @@ func (o *output) take(m any) {
 		o.drop()
 	case outputLevel:
 		o.gain, o.delay = m.gain, m.delay
-	case outputClock:
 	}
 }
 

@@ -54,7 +54,8 @@ type PlayerOptions struct {
 	// an earlier run. It decides between two servers that both don't play.
 	LastPlayed string
 	// Out gets what is played as a WAV file, at the places of the time stamps;
-	// nil: nobody listens. It is not closed.
+	// nil: nobody listens. Run does not close it. The player stands still while
+	// a Write blocks.
 	Out io.Writer
 
 	Clock   *timesync.Clock // nil: a new one
@@ -97,7 +98,6 @@ type State struct {
 
 	Audio      AudioCounts
 	Clock      *timesync.Model // of the live session; nil: not measured yet
-	Goodbyes   uint64          // said so far
 	DialPaused bool            // a goodbye asks us to stay away until Connect
 }
 
@@ -118,7 +118,8 @@ type Player struct {
 	ended   chan struct{}
 	asks    chan ask
 	inbox   chan event
-	poke    chan struct{} // one slot: counters or clock changed
+	poke    chan struct{} // one slot: what Watch looks up changed
+	clocked chan struct{} // one slot: the clock's model changed
 	connect chan struct{} // one slot: dial again
 	counts  counters
 	gate    atomic.Pointer[chan struct{}] // set while stalled
@@ -145,7 +146,7 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 	if o.Dialect == "" {
 		o.Dialect = string(dialect.S4)
 	}
-	where, err := path(o.Dialect)
+	service, path, err := place(o.Dialect)
 	if err != nil {
 		return nil, fmt.Errorf("player: %w", err)
 	}
@@ -220,12 +221,13 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 			Device:   o.Device,
 			Roles:    o.Roles,
 		},
-		service: dialect.Name(o.Dialect).Service(),
-		path:    where,
+		service: service,
+		path:    path,
 		ended:   make(chan struct{}),
 		asks:    make(chan ask),
 		inbox:   make(chan event, 64),
 		poke:    make(chan struct{}, 1),
+		clocked: make(chan struct{}, 1),
 		connect: make(chan struct{}, 1),
 	}
 	if slices.Contains(o.Roles, protocol.RolePlayer) {
@@ -270,7 +272,7 @@ func (p *Player) Run(ctx context.Context) error {
 			end(err)
 		}
 	}
-	out := newOutput(p.opts.Out, p.opts.Clock, p.opts.Log, p.opts.BufferCapacity, &p.counts, p.touch)
+	out := newOutput(p)
 	wg.Go(func() {
 		if err := out.run(ctx); err != nil {
 			errs[0] = fmt.Errorf("player: recording: %w", err)
@@ -336,10 +338,13 @@ func (p *Player) WaitFor(ctx context.Context, cond func(State) bool) (State, err
 	}
 }
 
-// touch says that counters or the clock's model changed.
-func (p *Player) touch() {
+// touch says that what Watch looks up changed.
+func (p *Player) touch() { wake(p.poke) }
+
+// wake fills a one-slot channel.
+func wake(c chan<- struct{}) {
 	select {
-	case p.poke <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -409,22 +414,24 @@ func (p *Player) SendCommand(ctx context.Context, cmd protocol.ClientCommand) er
 // otherwise waits for [Player.Connect].
 func (p *Player) Goodbye(ctx context.Context, reason protocol.GoodbyeReason) error {
 	return p.do(ctx, func(c *core) error {
-		if c.holder == nil {
+		if c.holder == nil || c.holder.Err() != nil {
 			return ErrGone
 		}
-		c.state.Goodbyes++
 		c.holder.Close(reason)
 		return nil
 	})
 }
 
 // Connect makes a player that dials try now, whatever it waits for. It does
-// nothing for one that listens.
-func (p *Player) Connect() {
-	select {
-	case p.connect <- struct{}{}:
-	default:
-	}
+// nothing for one that is connected or listens.
+func (p *Player) Connect(ctx context.Context) error {
+	return p.do(ctx, func(c *core) error {
+		if c.holder != nil && c.holder.Err() == nil {
+			return nil
+		}
+		wake(p.connect)
+		return nil
+	})
 }
 
 // Drop cuts the connection without a goodbye, as a crash does.
