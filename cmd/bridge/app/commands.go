@@ -4,6 +4,10 @@ package app
 func commands() []command {
 	return []command{
 		runCommand(),
+		statusCommand(),
+		volumeCommand(),
+		muteCommand(),
+		groupCommand(),
 		healthcheckCommand(),
 		versionCommand(),
 	}

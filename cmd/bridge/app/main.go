@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/pflag"
+
+	"resonatebridge/mqtt"
 )
 
 // Process is what a process gets from outside.
@@ -20,6 +22,8 @@ type Process struct {
 	Stdout, Stderr io.Writer
 	Version        string // empty: what the Go tool recorded
 	Commit         string // empty: what the Go tool recorded
+
+	dial func(mqtt.Options) broker // nil: the real one
 }
 
 // Exit codes of [Main].
