@@ -148,9 +148,12 @@ func (f *Filter) Update(offset, maxError, at Micros) {
 //	P' = F·P·Fᵀ + Q   Q = [qOffset·dt 0; 0 qDrift·dt]
 //	y  = z - x'₀      S = P'_oo + r      K = [P'_oo P'_od]/S
 //	x  = x' + K·y     P = P' - K·[P'_oo P'_od]
+//
+// Variances are never below 0; max is for cancellation, which takes a peer
+// whose errors differ by a factor of about 1e8, and keeps S above 0.
 func (f *Filter) correct(z, e, r, dt float64) {
 	offset := f.offset + mul(f.drift, dt)
-	poo := f.poo + mul(2*f.pod, dt) + mul(f.pdd, square(dt)) + mul(f.qOffset, dt)
+	poo := max(f.poo+mul(2*f.pod, dt)+mul(f.pdd, square(dt))+mul(f.qOffset, dt), 0)
 	pod := f.pod + mul(f.pdd, dt)
 	pdd := f.pdd + mul(f.qDrift, dt)
 
@@ -164,9 +167,9 @@ func (f *Filter) correct(z, e, r, dt float64) {
 	ko, kd := poo*invS, pod*invS
 	f.offset = offset + mul(ko, y)
 	f.drift += mul(kd, y)
-	f.pdd = pdd - mul(kd, pod)
 	f.pod = pod - mul(kd, poo)
-	f.poo = poo - mul(ko, poo)
+	f.pdd = max(pdd-mul(kd, pod), 0)
+	f.poo = max(poo-mul(ko, poo), 0)
 }
 
 // snapshot returns the state as readers see it.
@@ -174,7 +177,7 @@ func (f *Filter) snapshot() *Model {
 	m := &Model{
 		offset:  f.offset,
 		at:      f.at,
-		err:     time.Duration(math.Round(min(math.Sqrt(f.poo), maxStdDev))) * time.Microsecond,
+		err:     duration(Micros(math.Round(min(math.Sqrt(f.poo), maxStdDev)))),
 		samples: f.samples,
 	}
 	// With two samples the drift is a mere difference, so it must wait for a third.
