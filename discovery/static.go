@@ -32,7 +32,7 @@ func NewStatic(urls []string) (Source, error) {
 		seen = make(map[string]bool)
 	)
 	for _, raw := range urls {
-		ep, err := parseStatic(raw)
+		ep, err := ParseStatic(raw)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("discovery: static player %q: %w", raw, err))
 			continue
@@ -57,7 +57,8 @@ func (s static) Run(ctx context.Context, emit func(Event)) error {
 	return nil
 }
 
-func parseStatic(raw string) (Endpoint, error) {
+// ParseStatic reads one URL, see [NewStatic]. The error does not name the URL.
+func ParseStatic(raw string) (Endpoint, error) {
 	u, err := url.Parse(strings.TrimSpace(raw))
 	if err != nil {
 		if inner := (*url.Error)(nil); errors.As(err, &inner) {
