@@ -760,7 +760,7 @@ func (m *model) removePlayer(cmd RemovePlayer) (map[string]any, *CommandError) {
 func (m *model) addEndpoint(cmd AddEndpoint) (map[string]any, *CommandError) {
 	e, err := discovery.ParseStatic(cmd.URL)
 	if err != nil {
-		return nil, Errorf(CodeInvalidValue, "%v", err)
+		return nil, Errorf(CodeInvalidValue, "url %.200q: %v", cmd.URL, err)
 	}
 	m.onDiscovery(discovery.Event{Kind: discovery.Announced, Endpoint: e})
 	return map[string]any{"url": firstURL(e)}, nil

@@ -86,28 +86,15 @@ type candidate struct {
 func candidates(eps []endpt) []candidate {
 	var out []candidate
 	for _, e := range eps {
-		for _, a := range addresses(e) {
-			out = append(out, candidate{addr: a, path: e.Path, url: wsURL(a, e.Path)})
+		urls := e.URLs()
+		if e.Host != "" {
+			out = append(out, candidate{addr: net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), path: e.Path, url: urls[0]})
+		}
+		for i, a := range e.Addrs {
+			out = append(out, candidate{addr: a.String(), path: e.Path, url: urls[i]})
 		}
 	}
 	return out
-}
-
-func addresses(e endpt) []string {
-	if e.Host != "" {
-		return []string{net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))}
-	}
-	out := make([]string, len(e.Addrs))
-	for i, a := range e.Addrs {
-		out[i] = a.String()
-	}
-	return out
-}
-
-// wsURL is the address as people and the handshake's Host header see it.
-func wsURL(hostport, path string) string {
-	u := url.URL{Scheme: "ws", Host: hostport, Path: path}
-	return u.String()
 }
 
 // dial tries the candidates of an attempt, 250 ms apart; the first socket that
@@ -190,7 +177,7 @@ func (s *Server) open(ctx context.Context, c candidate) (*websocket.Conn, error)
 	// legal in a Host header.
 	host, port, _ := net.SplitHostPort(c.addr)
 	host, _, _ = strings.Cut(host, "%")
-	ws, resp, err := d.DialContext(ctx, wsURL(net.JoinHostPort(host, port), c.path), nil)
+	ws, resp, err := d.DialContext(ctx, "ws://"+net.JoinHostPort(host, port)+c.path, nil)
 	if resp != nil && resp.Body != nil {
 		_ = resp.Body.Close()
 	}

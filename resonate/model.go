@@ -308,8 +308,8 @@ func instanceName(e endpt) string {
 }
 
 func firstURL(e endpt) string {
-	if a := addresses(e); len(a) > 0 {
-		return wsURL(a[0], e.Path)
+	if urls := e.URLs(); len(urls) > 0 {
+		return urls[0]
 	}
 	return ""
 }

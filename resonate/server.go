@@ -408,3 +408,12 @@ func problemText(err error) string {
 	}
 	return "choices can't be saved: " + err.Error()
 }
+
+// Dialects lists the wire dialects that are served, oldest first.
+func Dialects() []string {
+	var out []string
+	for _, n := range dialect.Names() {
+		out = append(out, string(n))
+	}
+	return out
+}

@@ -104,13 +104,18 @@ func NewHealth(o HealthOptions) *Health {
 	if o.Pages != nil {
 		mux.Handle("/", o.guarded(o.Pages))
 	}
-	return &Health{&http.Server{
-		Handler:           mux,
+	return &Health{newWebServer(mux, log)}
+}
+
+// newWebServer bounds what a client may take before it is served.
+func newWebServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}
+	}
 }
 
 // ServeHTTP makes the endpoints usable without a socket.

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -129,7 +129,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err != nil {
 		return err
 	}
-	ents.Cleanup = func(ctx context.Context) ([]string, error) { return clearGhosts(ctx, opts, ents, client) }
+	ents.Cleanup = func(ctx context.Context) ([]string, error) { return clearGhosts(ctx, opts, ents, server, client) }
 	started := time.Now()
 	ents.Started = started
 	ents.Health = func() map[string]any { return healthFacts(server, client, started) }
@@ -140,7 +140,7 @@ func Run(ctx context.Context, o RunOptions) error {
 		Metrics:  newMetrics(server, client.Status),
 		Log:      log,
 	})
-	acceptor := &Health{&http.Server{Handler: server, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}}
+	acceptor := &Health{newWebServer(server, log)}
 
 	running.start("mqtt", client.Run)
 	running.start("entities", func(ctx context.Context) error { return entities.Run(ctx, server, client, ents) })
@@ -149,12 +149,12 @@ func Run(ctx context.Context, o RunOptions) error {
 	running.start("players", func(ctx context.Context) error { return acceptor.Run(ctx, players) })
 	running.start("problems", func(ctx context.Context) error { return reportProblems(ctx, server, client) })
 	running.start("ghosts", func(ctx context.Context) error {
-		removeGhostsOnce(ctx, opts, ents, client, log)
+		removeGhostsOnce(ctx, opts, ents, server, client, log)
 		<-ctx.Done()
 		return nil
 	})
 	for _, service := range finder.advertised(cfg, server.Identity(), players.Addr()) {
-		running.start("advertise", func(ctx context.Context) error { return advertise(ctx, service, log) })
+		running.start("advertise", func(ctx context.Context) error { return discovery.Advertise(ctx, service) })
 	}
 	running.start("discovery", func(ctx context.Context) error { return finder.run(ctx, server) })
 
@@ -293,27 +293,28 @@ const sweepTime = 5 * time.Second
 
 // clearGhosts removes retained topics of ours that nothing stands for any
 // more, for instance of a player that was forgotten while the broker was away.
-func clearGhosts(ctx context.Context, opts mqtt.Options, ents entities.Options, c *mqtt.Client) ([]string, error) {
+func clearGhosts(ctx context.Context, opts mqtt.Options, ents entities.Options, s *resonate.Server, c *mqtt.Client) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
-	found, err := mqtt.Sweep(ctx, opts, ents.SweepFilters(), 500*time.Millisecond)
+	found, err := mqtt.Sweep(ctx, opts, entities.GhostFilters(ents), 500*time.Millisecond)
 	if err != nil {
 		return nil, err
 	}
-	ghosts := ents.Ghosts(found, c.Wants)
-	for _, g := range ghosts {
-		c.Set(g.Topic, nil, g.Class)
+	// Rendered after the sweep: what has come meanwhile is no ghost.
+	ghosts := entities.Ghosts(ents, found, entities.Render(ents, s.Snapshot()))
+	for _, topic := range ghosts {
+		class := mqtt.ClassState
+		if strings.HasPrefix(topic, ents.DiscoveryPrefix+"/") {
+			class = mqtt.ClassDiscovery
+		}
+		c.Set(topic, nil, class)
 	}
-	topics := make([]string, len(ghosts))
-	for i, g := range ghosts {
-		topics[i] = g.Topic
-	}
-	return topics, nil
+	return ghosts, nil
 }
 
 // removeGhostsOnce waits for the first connection and clears what an earlier
 // run left behind. Failing is no harm: it is tried again at the next start.
-func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Options, c *mqtt.Client, log *slog.Logger) {
+func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Options, s *resonate.Server, c *mqtt.Client, log *slog.Logger) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for !c.Status().Connected {
@@ -323,7 +324,7 @@ func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Opti
 			return
 		}
 	}
-	topics, err := clearGhosts(ctx, opts, ents, c)
+	topics, err := clearGhosts(ctx, opts, ents, s, c)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -334,10 +335,10 @@ func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Opti
 }
 
 // dialable is an address that a client on this machine can use.
-func dialable(a net.Addr) string {
-	host, port, err := net.SplitHostPort(a.String())
+func dialable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return a.String()
+		return addr
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
