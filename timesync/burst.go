@@ -45,9 +45,8 @@ type Burst struct {
 	filter *Filter
 
 	start Micros // of the burst that runs or ran last
-	next  Micros // when the next one starts; only between bursts
+	next  Micros // when the next one starts; 0, at once, before the first
 	left  int    // exchanges not yet over; 0 between bursts
-	begun bool   // false until the first burst
 
 	inFlight bool
 	sent     Micros // stamp of the probe in flight
@@ -60,7 +59,7 @@ type Burst struct {
 // NewBurst returns the strategy that feeds f. Its first burst is due at once.
 func NewBurst(f *Filter) *Burst { return &Burst{filter: f} }
 
-// Next brings the strategy to now, a reading of the client's clock. If send,
+// Next brings the strategy to now, a reading of the client's clock (above 0). If send,
 // the caller sends a probe stamped now. In any case it calls Next again after
 // wait, which is above 0, or as soon as Reply was called, whichever comes first.
 func (b *Burst) Next(now Micros) (send bool, wait time.Duration) {
@@ -70,10 +69,10 @@ func (b *Burst) Next(now Micros) (send bool, wait time.Duration) {
 	switch {
 	case b.inFlight:
 		return false, duration(b.deadline - now)
-	case b.left == 0 && b.begun && now < b.next:
+	case b.left == 0 && now < b.next:
 		return false, duration(b.next - now)
 	case b.left == 0:
-		b.begun, b.start, b.left = true, now, burstSize
+		b.start, b.left = now, burstSize
 	}
 	b.inFlight, b.sent, b.deadline = true, now, now+micros(probeTimeout)
 	return true, probeTimeout
@@ -82,11 +81,7 @@ func (b *Burst) Next(now Micros) (send bool, wait time.Duration) {
 // Sent says that the probe in flight carries the stamp at instead of the one
 // given to Next. It is for a writer that stamps as late as possible, behind its
 // queue. Call it before the reply is handed to Reply.
-func (b *Burst) Sent(at Micros) {
-	if b.inFlight {
-		b.sent = at
-	}
-}
+func (b *Burst) Sent(at Micros) { b.sent = at }
 
 // Reply takes the exchange that a server/time completes and reports whether it
 // answers the probe in flight. The reply that ends a burst feeds the filter.

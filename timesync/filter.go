@@ -149,8 +149,10 @@ func (f *Filter) Update(offset, maxError, at Micros) {
 //	y  = z - x'₀      S = P'_oo + r      K = [P'_oo P'_od]/S
 //	x  = x' + K·y     P = P' - K·[P'_oo P'_od]
 //
-// Variances are never below 0; max is for cancellation, which takes a peer
-// whose errors differ by a factor of about 1e8, and keeps S above 0.
+// P stays a covariance, P_oo >= 0, P_dd >= 0 and P_od² <= P_oo·P_dd. In exact
+// numbers it always is one, but when errors differ by a factor of 1e5 or more
+// the last subtractions cancel; the reference then diverges to NaN for good,
+// which a peer must not be able to cause.
 func (f *Filter) correct(z, e, r, dt float64) {
 	offset := f.offset + mul(f.drift, dt)
 	poo := max(f.poo+mul(2*f.pod, dt)+mul(f.pdd, square(dt))+mul(f.qOffset, dt), 0)
@@ -167,9 +169,12 @@ func (f *Filter) correct(z, e, r, dt float64) {
 	ko, kd := poo*invS, pod*invS
 	f.offset = offset + mul(ko, y)
 	f.drift += mul(kd, y)
-	f.pod = pod - mul(kd, poo)
-	f.pdd = max(pdd-mul(kd, pod), 0)
 	f.poo = max(poo-mul(ko, poo), 0)
+	f.pdd = max(pdd-mul(kd, pod), 0)
+	f.pod = pod - mul(kd, poo)
+	if limit := f.poo * f.pdd; f.pod*f.pod > limit {
+		f.pod = math.Copysign(math.Sqrt(limit), f.pod)
+	}
 }
 
 // snapshot returns the state as readers see it.
