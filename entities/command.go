@@ -38,9 +38,20 @@ type call struct {
 
 // decoder turns messages into calls against one snapshot.
 type decoder struct {
+	*vocabulary
 	o Options
 	s *resonate.Snapshot
 	l *labels
+}
+
+// vocabulary is everything that can be said. It is made once.
+type vocabulary struct {
+	player, group []field
+	actions       []action
+}
+
+func newVocabulary() *vocabulary {
+	return &vocabulary{playerFields(), groupFields(), actions()}
 }
 
 // decode reads one message. A nil call means that the topic isn't a command
@@ -92,9 +103,9 @@ func (d decoder) set(c *call, kind, id, name string, scalar bool, payload []byte
 		return tooLong(len(payload))
 	}
 	target := &draft{decoder: d}
-	fields := groupFields()
+	fields := d.vocabulary.group
 	if kind == "player" {
-		fields = playerFields()
+		fields = d.vocabulary.player
 	}
 	var pairs []value
 	if scalar {
@@ -645,7 +656,7 @@ func actions() []action {
 // request reads what arrived on bridge/request/ACTION: a JSON object, or the
 // first key's value alone.
 func (d decoder) request(c *call, name string, payload []byte) *resonate.CommandError {
-	all := actions()
+	all := d.actions
 	i := slices.IndexFunc(all, func(a action) bool { return a.name == name })
 	if i < 0 {
 		known := make([]string, len(all))
@@ -773,7 +784,7 @@ func readDeviceOptions(d decoder, c *call, in map[string]value) *resonate.Comman
 	if len(pairs) == 0 {
 		return v.wrong(`an object like {"max_volume": 60}`)
 	}
-	fields := slices.DeleteFunc(playerFields(), func(f field) bool {
+	fields := slices.DeleteFunc(slices.Clone(d.vocabulary.player), func(f field) bool {
 		return !slices.Contains([]string{"custody", "delay", "announce_volume", "max_volume"}, f.name)
 	})
 	target := &draft{decoder: d, self: p, player: resonate.SetPlayer{PID: p.PID}}

@@ -219,7 +219,7 @@ func (o Options) group(dst []retained, g *resonate.Group, ps []*resonate.Player)
 	present := groupMembers{Count: len(g.Members), IDs: list(g.Members), Names: []string{}, Offline: []string{}}
 	for _, p := range ps {
 		if slices.Contains(g.Members, p.PID) {
-			present.Names = append(present.Names, p.Name)
+			present.Names = append(present.Names, oneLine(p.Name))
 		}
 		if p.Connection != resonate.Connected {
 			present.Offline = append(present.Offline, p.PID)

@@ -1,6 +1,7 @@
 package entities
 
 import (
+	"maps"
 	"slices"
 
 	"resonatebridge/resonate"
@@ -47,11 +48,12 @@ func events(before, after *resonate.Snapshot) []event {
 			continue
 		}
 		of := func(kind string, more map[string]any) {
-			data := map[string]any{"id": p.PID, "name": p.Name}
-			for k, v := range more {
-				data[k] = v
+			e := event{kind, []string{p.PID}, map[string]any{"id": p.PID, "name": p.Name}}
+			maps.Copy(e.data, more)
+			if kind == playerFound {
+				e.pids = nil // its entities are not there yet
 			}
-			out = append(out, event{kind, []string{p.PID}, data})
+			out = append(out, e)
 		}
 		if was == nil {
 			of(playerFound, map[string]any{"url": optional(p.URL)})

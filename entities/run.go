@@ -78,7 +78,7 @@ func Run(ctx context.Context, s Server, b Broker, o Options) error {
 		return err
 	}
 	l := &loop{
-		o: o.withDefaults(), server: s, broker: b, labels: &labels{}, shown: make(map[string]*shown), pending: make(map[*shown]bool),
+		o: o.withDefaults(), words: newVocabulary(), server: s, broker: b, labels: &labels{}, shown: make(map[string]*shown), pending: make(map[*shown]bool),
 		lanes: make(map[string]*lane), done: make(chan outcome), warned: make(map[string]bool),
 	}
 	return l.run(ctx)
@@ -87,6 +87,7 @@ func Run(ctx context.Context, s Server, b Broker, o Options) error {
 // loop is the state of Run; only its goroutine touches it.
 type loop struct {
 	o      Options
+	words  *vocabulary
 	server Server
 	broker Broker
 
@@ -471,6 +472,9 @@ func (l *loop) tell(e event) {
 		l.broker.Publish(l.o.bridgeTopic()+"/ha_event", payload, 1)
 	}
 	for _, pid := range e.pids {
+		if l.snap.Player(pid) == nil {
+			continue // its topics are gone
+		}
 		l.broker.Publish(l.o.playerTopic(pid)+"/event", payload, 1)
 	}
 }
@@ -489,7 +493,7 @@ func (l *loop) receive(ctx context.Context, m mqtt.Message) {
 	if m.Oversize {
 		payload = []byte(" ")
 	}
-	c, err := decoder{l.o, l.snap, l.labels}.decode(m.Topic, payload)
+	c, err := decoder{l.words, l.o, l.snap, l.labels}.decode(m.Topic, payload)
 	if c == nil {
 		return
 	}
@@ -518,7 +522,7 @@ func (l *loop) ignore(c *call) *resonate.CommandError {
 			slog.String("topic", c.topic), slog.String("clear_with", clearing))
 	}
 	var pids []string
-	if pid, ok := strings.CutPrefix(c.lane, "player/"); ok && l.snap.Player(pid) != nil {
+	if pid, ok := strings.CutPrefix(c.lane, "player/"); ok {
 		pids = []string{pid}
 	}
 	l.tell(event{commandIgnored, pids, map[string]any{"topic": c.topic, "reason": "retained", "clear_with": clearing}})
