@@ -28,6 +28,7 @@ func defaultTiming() timing {
 	return timing{
 		connect:   10 * time.Second,
 		write:     10 * time.Second,
+		handOver:  500 * time.Millisecond,
 		keepAlive: 30 * time.Second,
 		ping:      10 * time.Second,
 		ack:       15 * time.Second,
@@ -103,9 +104,6 @@ func newClient(o Options, tm timing) (*Client, error) {
 		set:     newSet(tm.pace),
 	}
 	c.status.Store(&Status{Since: time.Now(), Problem: "not connected yet to " + b.name()})
-	if b.Insecure {
-		c.log.Warn("the broker's certificate is not checked", slog.String("broker", b.name()))
-	}
 	return c, nil
 }
 

@@ -23,6 +23,7 @@ import (
 type timing struct {
 	connect   time.Duration // for dialling, and again for the broker's answer
 	write     time.Duration // a broker that takes no bytes for so long is lost
+	handOver  time.Duration // a message's way into paho; while that takes longer, the broker takes no bytes or is gone
 	keepAlive time.Duration // whole seconds
 	ping      time.Duration // a ping's answer
 	ack       time.Duration // a subscription's or message's acknowledgement
@@ -84,7 +85,7 @@ func (b *broker) connect(ctx context.Context, clientID string, tm timing, handle
 	o.SetStore(nothing{})     // else an oversized message is sent again after each reconnect
 	o.SetAutoReconnect(false) // a link is one connection
 	o.SetConnectTimeout(tm.connect)
-	o.SetWriteTimeout(tm.write)
+	o.SetWriteTimeout(tm.handOver) // the deadline of a write is wire's
 	o.SetKeepAlive(tm.keepAlive).SetPingTimeout(tm.ping)
 	if b.Will.Topic != "" {
 		o.SetBinaryWill(b.Will.Topic, b.Will.Payload, 1, true)

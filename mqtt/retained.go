@@ -104,6 +104,8 @@ type set struct {
 	alarms  alarms
 	limit   *rate.Limiter
 
+	held map[string]time.Time // notBefore of removed discovery documents
+
 	graves    int       // discovery documents being removed, not yet acknowledged
 	lastGrave time.Time // when the last of them was acknowledged
 
@@ -112,7 +114,7 @@ type set struct {
 }
 
 func newSet(p pace) *set {
-	return &set{pace: p, entries: make(map[string]*entry), limit: rate.NewLimiter(p.rate, p.burst)}
+	return &set{pace: p, entries: make(map[string]*entry), held: make(map[string]time.Time), limit: rate.NewLimiter(p.rate, p.burst)}
 }
 
 // put makes payload the wanted message of topic, and reports whether that is
@@ -121,7 +123,7 @@ func (s *set) put(topic string, payload []byte, class Class, now time.Time) bool
 	e := s.entries[topic]
 	if e == nil {
 		s.seq++
-		e = &entry{topic: topic, seq: s.seq}
+		e = &entry{topic: topic, seq: s.seq, notBefore: s.held[topic]}
 		s.entries[topic] = e
 	} else {
 		if e.class == class && bytes.Equal(e.payload, payload) {
@@ -265,9 +267,20 @@ func (s *set) acked(e *entry, ok bool, now time.Time) {
 			if e.grave() {
 				s.graves--
 				s.lastGrave = now
+				maps.DeleteFunc(s.held, func(_ string, at time.Time) bool { return !at.After(now) })
+				s.held[e.topic] = e.notBefore
 			}
 			delete(s.entries, e.topic)
 		}
+	}
+	s.enqueue(e, now)
+}
+
+// giveBack undoes a hand-over that could not be done.
+func (s *set) giveBack(e *entry, now time.Time) {
+	e.flying, e.dirty = false, true
+	if e.class.isDiscovery() {
+		e.changed, e.notBefore = true, time.Time{}
 	}
 	s.enqueue(e, now)
 }

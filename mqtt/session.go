@@ -35,8 +35,12 @@ type session struct {
 type flight struct {
 	token paho.Token
 	by    time.Time
-	e     *entry // nil: an event
+	e     *entry // nil: not of the wanted set
+	event bool   // from Publish
 }
+
+// errBusy says that the broker takes no bytes for the moment.
+var errBusy = errors.New("mqtt: the broker takes no bytes")
 
 // trouble is what is wrong with a connection that stands.
 type trouble struct {
@@ -131,10 +135,14 @@ func (s *session) begin(ctx context.Context) error {
 	s.steadyAt = now.Add(s.tm.steady)
 	if test != "" {
 		s.selftestBy = now.Add(s.tm.selftest)
-		s.send(nil, event{test, s.nonce, 0}, false)
+		if err := s.send(flight{}, event{test, s.nonce, 0}, false); err != nil {
+			return s.link.why(err)
+		}
 	}
 	if will := s.broker.Will.Topic; will != "" && len(s.broker.Online) > 0 {
-		s.send(nil, event{will, s.broker.Online, 1}, true)
+		if err := s.send(flight{}, event{will, s.broker.Online, 1}, true); err != nil {
+			return s.link.why(err)
+		}
 	}
 	s.mu.Lock()
 	s.online = true
@@ -167,7 +175,10 @@ func (s *session) loop(ctx context.Context) error {
 			return s.link.why(err)
 		}
 		s.inspect(now)
-		next := s.fill(now)
+		next, err := s.fill(now)
+		if err != nil {
+			return s.link.why(err)
+		}
 		var done <-chan struct{}
 		if len(s.flight) > 0 {
 			done = s.flight[0].token.Done()
@@ -215,22 +226,27 @@ func (s *session) inspect(now time.Time) {
 
 // fill hands messages over until none is due or the window is full, and returns
 // when to look again.
-func (s *session) fill(now time.Time) (again time.Time) {
+func (s *session) fill(now time.Time) (again time.Time, err error) {
 	for len(s.flight) < window {
 		e, m, at, ok := s.take(now)
 		if !ok {
-			return at
+			return at, nil
 		}
-		s.send(e, m, e != nil)
+		switch err := s.sendNext(e, m); {
+		case errors.Is(err, errBusy):
+			return now, nil
+		case err != nil:
+			return time.Time{}, err
+		}
 	}
-	return time.Time{}
+	return time.Time{}, nil
 }
 
 // take picks what goes next, an event and a retained message in turns.
 func (s *session) take(now time.Time) (e *entry, m event, again time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	afterEvent := len(s.flight) > 0 && s.flight[len(s.flight)-1].e == nil
+	afterEvent := len(s.flight) > 0 && s.flight[len(s.flight)-1].event
 	if len(s.events) > 0 && !afterEvent {
 		return nil, s.nextEvent(), time.Time{}, true
 	}
@@ -252,10 +268,36 @@ func (s *session) nextEvent() event {
 }
 
 // send hands a message to paho. It waits while the broker takes no bytes, up to
-// the write timeout, and nobody waits for it.
-func (s *session) send(e *entry, m event, retained bool) {
-	token := s.link.paho.Publish(m.topic, m.qos, retained, m.payload)
-	s.flight = append(s.flight, flight{token: token, by: time.Now().Add(s.tm.ack), e: e})
+// tm.handOver, and nobody waits for it. errBusy means: not taken, try again.
+func (s *session) send(f flight, m event, retained bool) error {
+	begin := time.Now()
+	f.token = s.link.paho.Publish(m.topic, m.qos, retained, m.payload)
+	if isDone(f.token) && f.token.Error() != nil {
+		// A publish that meets the connection's end waits for its timeout too, since
+		// nobody reads paho's queue any more.
+		if time.Since(begin) >= s.tm.handOver {
+			return errBusy
+		}
+		return f.token.Error()
+	}
+	f.by = time.Now().Add(s.tm.ack)
+	s.flight = append(s.flight, f)
+	return nil
+}
+
+// sendNext sends what take returned, and gives it back if the broker is busy.
+func (s *session) sendNext(e *entry, m event) error {
+	err := s.send(flight{e: e, event: e == nil}, m, e != nil)
+	if err != nil {
+		s.mu.Lock()
+		if e != nil {
+			s.set.giveBack(e, time.Now())
+		} else {
+			s.events = slices.Insert(s.events, 0, m)
+		}
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // land takes the acknowledged messages out of flight, and those that waited too
@@ -312,16 +354,30 @@ func (s *session) goodbye() {
 		if !ok {
 			break
 		}
-		s.send(e, m, e != nil)
-	}
-	if will := s.broker.Will; will.Topic != "" {
-		s.send(nil, event{will.Topic, will.Payload, 1}, true)
-	}
-	for _, f := range s.flight {
-		if !f.token.WaitTimeout(s.tm.goodbye) || f.token.Error() != nil {
-			s.log.Warn("not everything reached the broker before the end", slog.Uint64("gen", s.gen))
+		if s.sendNext(e, m) != nil {
 			break
 		}
+	}
+	var err error
+	if will := s.broker.Will; will.Topic != "" {
+		err = errBusy
+		for errors.Is(err, errBusy) {
+			err = s.send(flight{}, event{will.Topic, will.Payload, 1}, true)
+		}
+	}
+	for _, f := range s.flight {
+		if !f.token.WaitTimeout(s.tm.goodbye) {
+			err = context.DeadlineExceeded
+		} else if f.token.Error() != nil {
+			err = f.token.Error()
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		s.log.Warn("not everything reached the broker before the end", slog.Uint64("gen", s.gen), slog.Any("err", err))
+		s.link.cut(err) // no DISCONNECT: the broker shall publish the will
 	}
 	s.link.close()
 }
@@ -336,7 +392,7 @@ func (s *session) settle() {
 	topic, size := s.set.disconnected()
 	s.mu.Unlock()
 	for _, f := range s.flight {
-		lost += count(f.e == nil)
+		lost += count(f.event)
 	}
 	for range lost {
 		s.dropped("event lost with the connection")
