@@ -75,7 +75,8 @@ const (
 // Filter estimates how far the server's clock is ahead of the client's and how
 // fast that changes. It is the two-state Kalman filter of Sendspin/time-filter
 // (commit 39dd3f4), state (offset, drift) with covariance P, and gives the same
-// numbers bit for bit for every maxError of 1 µs or more.
+// numbers bit for bit. It departs only where the reference gives none or useless
+// ones: maxError below 1 µs, |drift| of 0.5 or more, P no longer a covariance.
 //
 // One goroutine calls Update. Any goroutine may call Model at any time and is
 // never blocked. A filter lives as long as one session: there is no reset,
@@ -169,7 +170,7 @@ func (f *Filter) correct(z, e, r, dt float64) {
 	ko, kd := poo*invS, pod*invS
 	f.offset = offset + mul(ko, y)
 	f.drift += mul(kd, y)
-	f.poo = max(poo-mul(ko, poo), 0)
+	f.poo = poo - mul(ko, poo) // ko is at most 1, also when rounded
 	f.pdd = max(pdd-mul(kd, pod), 0)
 	f.pod = pod - mul(kd, poo)
 	if limit := f.poo * f.pdd; f.pod*f.pod > limit {

@@ -294,6 +294,21 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
+// TestFilterPredictsNoNegativeVariance: when offset and drift are wholly
+// anticorrelated the terms of the prediction cancel, here to -0.25 by rounding;
+// with R = 0.25 that would make S 0.
+func TestFilterPredictsNoNegativeVariance(t *testing.T) {
+	f := NewFilter(Config{})
+	f.samples, f.poo, f.pod, f.pdd = 3, 1.64e15, -1.64e8, 16.4
+	f.correct(100, 1, 0.25, 1e7)
+	got := [...]float64{f.offset, f.drift, f.poo, f.pod, f.pdd}
+	for _, x := range got {
+		if math.IsNaN(x) || math.IsInf(x, 0) || f.poo < 0 {
+			t.Fatalf("offset, drift, P_oo, P_od, P_dd = %v, want them finite and P_oo >= 0", got)
+		}
+	}
+}
+
 // answer is all that a reader can get out of one model.
 type answer struct {
 	samples        int
