@@ -37,11 +37,16 @@ type event struct {
 // and was undone is not told.
 func events(before, after *resonate.Snapshot) []event {
 	var out []event
-	old := make(map[string]*resonate.Player, len(before.Players))
-	for _, p := range before.Players {
-		old[p.PID] = p
+	old := make(map[string]*resonate.Player)
+	for i, p := range before.Players {
+		if i >= len(after.Players) || after.Players[i] != p { // most didn't change
+			old[p.PID] = p
+		}
 	}
-	for _, p := range after.Players {
+	for i, p := range after.Players {
+		if i < len(before.Players) && before.Players[i] == p {
+			continue
+		}
 		was := old[p.PID]
 		delete(old, p.PID)
 		if was == p {

@@ -26,6 +26,7 @@ const maxLabel = 60
 // Immutable once made.
 type labels struct {
 	version uint64
+	source  []named                         // what they were made from, in the snapshot's order
 	keys    []string                        // "group/GID" and "player/PID", oldest first: who keeps a name that two want
 	names   map[string]string               // by key: the name that the label was made from
 	labels  map[string]string               // by key
@@ -37,41 +38,65 @@ type labels struct {
 func groupKey(gid string) string  { return "group/" + gid }
 func playerKey(pid string) string { return "player/" + pid }
 
+// named is a player or named group and its name.
+type named struct {
+	kind     kind
+	id, name string
+}
+
+// madeFrom reports whether s has the same names as the snapshot before.
+func (l *labels) madeFrom(s *resonate.Snapshot) bool {
+	i := 0
+	next := func(n named) bool {
+		i++
+		return i <= len(l.source) && l.source[i-1] == n
+	}
+	for _, g := range s.Groups {
+		if g.Kind == resonate.NamedGroup && !next(named{groupKind, g.ID, g.Name}) {
+			return false
+		}
+	}
+	for _, p := range s.Players {
+		if !next(named{playerKind, p.PID, p.Name}) {
+			return false
+		}
+	}
+	return i == len(l.source)
+}
+
 // relabel makes the labels for s. It returns old itself when no name changed.
 // Things that old knows count as older than the rest; new ones are ordered by
 // id.
 func relabel(old *labels, s *resonate.Snapshot) *labels {
+	if old.version > 0 && old.madeFrom(s) {
+		return old
+	}
 	names := make(map[string]string, len(s.Players)+len(s.Groups))
+	var source []named
 	var fresh []string
-	add := func(key, name, fallback string) {
-		if name = oneLine(name); name == "" {
-			name = fallback
+	add := func(n named) {
+		key := playerKey(n.id)
+		if n.kind == groupKind {
+			key = groupKey(n.id)
 		}
-		names[key] = name
+		source = append(source, n)
+		names[key] = first(oneLine(n.name), n.id)
 		if _, known := old.names[key]; !known {
 			fresh = append(fresh, key)
 		}
 	}
 	for _, g := range s.Groups {
 		if g.Kind == resonate.NamedGroup {
-			add(groupKey(g.ID), g.Name, g.ID)
+			add(named{groupKind, g.ID, g.Name})
 		}
 	}
 	for _, p := range s.Players {
-		add(playerKey(p.PID), p.Name, p.PID)
-	}
-	if len(fresh) == 0 && len(names) == len(old.names) {
-		same := true
-		for key, name := range names {
-			same = same && old.names[key] == name
-		}
-		if same {
-			return old
-		}
+		add(named{playerKind, p.PID, p.Name})
 	}
 	slices.Sort(fresh)
 	l := &labels{
 		version: old.version + 1,
+		source:  source,
 		keys:    make([]string, 0, len(names)),
 		names:   names,
 		labels:  make(map[string]string, len(names)),

@@ -166,7 +166,7 @@ func (l *loop) finish(ctx context.Context, out outcome) {
 	l.started--
 	out.job.cancel()
 	if out.err != nil {
-		if sh := l.shown[out.lane]; sh != nil && sh.hold != nil && out.job.call.volume != nil {
+		if sh := l.at(out.lane); sh != nil && sh.hold != nil && out.job.call.volume != nil {
 			sh.hold.until = time.Time{} // nothing will be confirmed
 			l.flush(sh, time.Now())
 		}
@@ -216,7 +216,7 @@ func (l *loop) local(j *job) bool {
 			l.answer(j, resonate.Result{}, resonate.Errorf(resonate.CodeInvalidValue, "log_level: got %s: %v", quote(j.call.level), err))
 			return true
 		}
-		bridge := l.shown["bridge"]
+		bridge := l.shown[place{kind: bridgeKind}]
 		bridge.state.dirty = true
 		l.flush(bridge, time.Now())
 		return done(map[string]any{"log_level": j.call.level})
@@ -265,7 +265,7 @@ func (sh *shown) volume() *int {
 
 // holdBack begins or prolongs the hold of the device that a volume goes to.
 func (l *loop) holdBack(name string, v *resonate.VolumeChange, now time.Time) {
-	sh := l.shown[name]
+	sh := l.at(name)
 	if sh == nil {
 		return
 	}

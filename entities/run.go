@@ -77,11 +77,14 @@ func Run(ctx context.Context, s Server, b Broker, o Options) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	l := &loop{
-		o: o.withDefaults(), words: newVocabulary(), server: s, broker: b, labels: &labels{}, shown: make(map[string]*shown), pending: make(map[*shown]bool),
+	return newLoop(s, b, o).run(ctx)
+}
+
+func newLoop(s Server, b Broker, o Options) *loop {
+	return &loop{
+		o: o.withDefaults(), words: newVocabulary(), server: s, broker: b, labels: &labels{}, shown: make(map[place]*shown), pending: make(map[*shown]bool),
 		lanes: make(map[string]*lane), done: make(chan outcome), warned: make(map[string]bool),
 	}
-	return l.run(ctx)
 }
 
 // loop is the state of Run; only its goroutine touches it.
@@ -94,7 +97,7 @@ type loop struct {
 	snap    *resonate.Snapshot
 	labels  *labels
 	round   uint64 // counts refreshes, to find what is gone
-	shown   map[string]*shown
+	shown   map[place]*shown
 	pending map[*shown]bool // have something that waits for its time
 
 	lanes    map[string]*lane
@@ -175,6 +178,24 @@ func (l *loop) tick(ctx context.Context) {
 		l.healthAt = now.Add(healthEvery)
 		l.broker.Publish(l.o.bridgeTopic()+"/health", encode(l.health()), 0)
 	}
+}
+
+// place is where a device is shown; the bridge has no id.
+type place struct {
+	kind kind
+	id   string
+}
+
+// at is the device that the commands of a lane are for; nil if it isn't shown.
+func (l *loop) at(lane string) *shown {
+	name, id, _ := strings.Cut(lane, "/")
+	switch name {
+	case "player":
+		return l.shown[place{playerKind, id}]
+	case "group":
+		return l.shown[place{groupKind, id}]
+	}
+	return nil
 }
 
 // window spaces what is published: the first change at once, then one in each
@@ -282,14 +303,7 @@ func (l *loop) refresh() {
 
 // show finds or makes the device and notes that it is still there.
 func (l *loop) show(k kind, id string) *shown {
-	key := "bridge"
-	switch k {
-	case playerKind:
-		key = playerKey(id)
-	case groupKind:
-		key = groupKey(id)
-	case bridgeKind:
-	}
+	key := place{k, id}
 	sh := l.shown[key]
 	if sh == nil {
 		sh = &shown{kind: k, id: id, sent: make(map[string]retained)}
@@ -562,7 +576,7 @@ func (l *loop) answer(j *job, r resonate.Result, err error) {
 			slog.String("topic", j.call.topic), slog.String("code", string(failed.Code)), slog.Any("err", err))
 	}
 	l.broker.Publish(j.call.answer, encode(out), 1)
-	if sh := l.shown[j.call.lane]; sh != nil && err != nil {
+	if sh := l.at(j.call.lane); sh != nil && err != nil {
 		l.retell(sh)
 	}
 }

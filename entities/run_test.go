@@ -940,3 +940,37 @@ func TestClosedMessagesDontSpin(t *testing.T) {
 		}
 	})
 }
+
+// nowhere is a broker that takes everything.
+type nowhere struct{}
+
+func (nowhere) Set(string, []byte, mqtt.Class)    {}
+func (nowhere) Publish(string, []byte, byte) bool { return true }
+func (nowhere) Messages() <-chan mqtt.Message     { return nil }
+func (nowhere) Birth()                            {}
+
+// BenchmarkRefresh is what one volume change costs among many players.
+func BenchmarkRefresh(b *testing.B) {
+	for _, n := range []int{10, 400} {
+		b.Run(fmt.Sprintf("players=%d", n), func(b *testing.B) {
+			s := &resonate.Snapshot{}
+			for i := range n {
+				p := full()
+				p.PID, p.Name, p.GroupID = fmt.Sprintf("p%03d", i), fmt.Sprintf("Room %d", i), fmt.Sprintf("solo-%03d", i)
+				s.Players = append(s.Players, p)
+				s.Groups = append(s.Groups, &resonate.Group{ID: p.GroupID, Kind: resonate.SoloGroup, Members: []string{p.PID}, Playback: resonate.Idle})
+			}
+			server := &fakeServer{changed: make(chan struct{}, 1)}
+			server.snap.Store(s)
+			l := newLoop(server, nowhere{}, options())
+			l.refresh()
+			v := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				v = (v + 1) % 100
+				server.volume("p005", v)
+				l.refresh()
+			}
+		})
+	}
+}

@@ -66,7 +66,7 @@ func topics() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	table := func(head string, rows func()) {
-		line("\n| %s |\n|%s|", head, strings.Repeat("---|", strings.Count(head, "|")+1))
+		line("\n| %s |\n|%s", head, strings.Repeat("---|", strings.Count(head, "|")+1))
 		rows()
 	}
 	list := func(rows []topicRow) {
