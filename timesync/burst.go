@@ -59,9 +59,11 @@ type Burst struct {
 // NewBurst returns the strategy that feeds f. Its first burst is due at once.
 func NewBurst(f *Filter) *Burst { return &Burst{filter: f} }
 
-// Next brings the strategy to now, a reading of the client's clock (above 0). If send,
-// the caller sends a probe stamped now. In any case it calls Next again after
+// Next brings the strategy to now, a reading of the client's clock (above 0).
+// If send, the caller sends a probe stamped now, and lets nothing that can wait
+// come between the reading and the write. In any case it calls Next again after
 // wait, which is above 0, or as soon as Reply was called, whichever comes first.
+// A burst whose last probe is given up feeds the filter here.
 func (b *Burst) Next(now Micros) (send bool, wait time.Duration) {
 	if b.inFlight && now >= b.deadline {
 		b.end()
@@ -77,11 +79,6 @@ func (b *Burst) Next(now Micros) (send bool, wait time.Duration) {
 	b.inFlight, b.sent, b.deadline = true, now, now+micros(probeTimeout)
 	return true, probeTimeout
 }
-
-// Sent says that the probe in flight carries the stamp at instead of the one
-// given to Next. It is for a writer that stamps as late as possible, behind its
-// queue. Call it before the reply is handed to Reply.
-func (b *Burst) Sent(at Micros) { b.sent = at }
 
 // Reply takes the exchange that a server/time completes and reports whether it
 // answers the probe in flight. The reply that ends a burst feeds the filter.
