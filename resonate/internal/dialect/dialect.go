@@ -3,11 +3,7 @@
 // clock. A difference between dialects lives here and nowhere else.
 package dialect
 
-import (
-	"fmt"
-
-	"resonatebridge/resonate/protocol"
-)
+import "fmt"
 
 // Name names a revision family of the wire, as in `bridge player --dialect`.
 type Name string
@@ -21,6 +17,40 @@ const (
 	S3 Name = "S3"
 	S4 Name = "S4"
 )
+
+// Names lists the dialects that both sides of this package speak, by age.
+func Names() []Name { return []Name{R1, R2, S1, S2, S3, S4} }
+
+// Service returns the mDNS service types under which clients and servers of
+// the dialect advertise, and the usual HTTP path. All are empty for a name
+// that is none of [Names].
+func (n Name) Service() (client, server, path string) {
+	switch n {
+	case R1, R2:
+		return "_resonate._tcp", "_resonate-server._tcp", "/resonate"
+	case S1, S2, S3, S4:
+		return "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"
+	}
+	return "", "", ""
+}
+
+// sendspin reports whether n is of the family that uses Sendspin's messages.
+func (n Name) sendspin() bool { return n == S1 || n == S2 || n == S3 || n == S4 }
+
+// audioType is the first byte of an audio frame. A client drops every chunk
+// with another one, without complaint.
+func (n Name) audioType() byte {
+	switch n {
+	case R1:
+		return 1
+	case R2:
+		return 0
+	}
+	return 4
+}
+
+// audioHeader is the length of type and time stamp before the audio.
+const audioHeader = 9
 
 // Frame is one WebSocket message.
 type Frame struct {
@@ -42,4 +72,9 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("refused (%d %s): %s", e.Code, e.Text, e.Detail)
 }
 
-var _ protocol.ServerMessage = protocol.ServerHello{}
+// Close codes of refusals (RFC 6455, section 7.4.1).
+const (
+	closeProtocolError = 1002
+	closePolicy        = 1008
+	closeTooBig        = 1009
+)
