@@ -39,7 +39,7 @@ type client struct {
 	volume    *int
 	mute      *bool
 	delay     *int
-	commands  []protocol.PlayerCommandName // hello and state added up
+	commands  []protocol.PlayerCommandName // that its wire can carry and that it listed
 	clampedAt time.Time
 
 	asked  asked  // the last volume that was sent
@@ -198,11 +198,6 @@ func (c *client) merge(st protocol.ClientState) bool {
 		changed = update(&c.mute, p.Muted) || changed
 	}
 	changed = update(&c.delay, p.OutputDelayMs) || changed
-	for _, cmd := range p.Commands {
-		if !slices.Contains(c.commands, cmd) {
-			c.commands, changed = append(slices.Clone(c.commands), cmd), true
-		}
-	}
 	return changed
 }
 

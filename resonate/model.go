@@ -392,14 +392,11 @@ func (m *model) up(c *client, st status) {
 	c.told = told{}
 	c.available, c.sync = true, ""
 	c.player = c.player || l.HasRole(protocol.RolePlayer)
-	c.commands = nil
-	if h.Player != nil {
-		c.commands = slices.Clone(h.Player.Commands)
-	}
+	m.wireTold(c)
 	if l.url != "" {
 		c.url = l.url
 	}
-	c.rec.Name, c.rec.Dialect, c.rec.LastSeen = h.Name, string(l.Wire().Name()), m.now()
+	c.rec.Name, c.rec.LastSeen = h.Name, m.now()
 	c.rec.Roles = nil
 	for _, r := range l.Roles() {
 		c.rec.Roles = append(c.rec.Roles, string(r))
@@ -489,11 +486,23 @@ func (m *model) onMessage(l *link, msg protocol.ClientMessage) {
 	}
 }
 
+// wireTold takes over what the wire has learned about the client, and reports
+// whether that is news: both may grow with its first state report.
+func (m *model) wireTold(c *client) bool {
+	name, commands := string(c.link.Wire().Name()), c.link.Wire().Commands()
+	if name == c.rec.Dialect && slices.Equal(commands, c.commands) {
+		return false
+	}
+	c.rec.Dialect, c.commands = name, commands
+	return true
+}
+
 func (m *model) onState(c *client, st protocol.ClientState) {
 	if !c.link.HasRole(protocol.RolePlayer) {
 		st.Player = nil
 	}
-	if !c.merge(st) {
+	told := m.wireTold(c)
+	if !c.merge(st) && !told {
 		return
 	}
 	if !c.available {
