@@ -69,8 +69,8 @@ func (c *call) remoteOf(ctx context.Context, cfg Config, sources Sources) (*remo
 		opts.URL = "mqtt://" + reachable(cfg.MQTT.Embedded.Listen)
 	}
 	r := &remote{broker: dialledBroker(opts), base: cfg.MQTT.BaseTopic, at: opts.URL}
-	if c.dial != nil {
-		r.broker = c.dial(opts)
+	if c.seams.dial != nil {
+		r.broker = c.seams.dial(opts)
 	}
 	return r, nil
 }
@@ -170,7 +170,7 @@ type target struct{ kind, id, name string }
 
 func (t target) String() string { return fmt.Sprintf("%s %q (id %s)", t.kind, plain(t.name), t.id) }
 
-// players and groupsOf are what a name may mean.
+// playerTargets and groupTargets are what a name may mean.
 func (h *house) playerTargets() []target {
 	var out []target
 	for _, p := range h.players {

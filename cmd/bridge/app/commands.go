@@ -4,6 +4,9 @@ package app
 func commands() []command {
 	return []command{
 		runCommand(),
+		playerCommand(),
+		scanCommand(),
+		doctorCommand(),
 		statusCommand(),
 		volumeCommand(),
 		muteCommand(),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"resonatebridge/discovery"
 	"resonatebridge/mqtt"
 )
 
@@ -23,7 +24,14 @@ type Process struct {
 	Version        string // empty: what the Go tool recorded
 	Commit         string // empty: what the Go tool recorded
 
-	dial func(mqtt.Options) broker // nil: the real one
+	seams seams
+}
+
+// seams let tests stand in for the network. Nil fields mean the real thing.
+type seams struct {
+	dial      func(mqtt.Options) broker
+	browse    func(discovery.MDNSOptions) discovery.Source
+	multicast func(interfaces []string) (string, error) // see [multicast]
 }
 
 // Exit codes of [Main].
