@@ -46,7 +46,7 @@ type output struct {
 	counts   *counters
 	changed  func() // tells that counts changed; must return at once
 	clocked  <-chan struct{}
-	capacity int    // bytes
+	capacity int // bytes
 
 	queue []outputChunk
 	held  int // bytes in queue
