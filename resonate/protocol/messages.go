@@ -263,6 +263,7 @@ type GroupMember struct{ ClientID, Name string }
 type ServerState struct {
 	Metadata   *Metadata
 	Controller *ControllerState
+	Group      *GroupUpdate // dialect R1 puts it into one message with the metadata
 }
 
 // ServerCommand commands a player. Exactly one field belongs to the command.
@@ -294,10 +295,10 @@ type StreamPlayer struct {
 	CodecHeader []byte // decoder setup, nil if the codec needs none
 }
 
-// StreamClear drops what is buffered; the stream goes on.
+// StreamClear drops what is buffered of Roles, nil for all; the stream goes on.
 type StreamClear struct{ Roles []Role }
 
-// StreamEnd ends the streams of Roles.
+// StreamEnd ends the streams of Roles, nil for all.
 type StreamEnd struct{ Roles []Role }
 
 // AudioChunk is one binary audio frame.

@@ -21,7 +21,11 @@ func (w *ServerWire) Encode(m protocol.ServerMessage) ([]Frame, error) {
 	case protocol.GroupUpdate:
 		return w.encodeGroup(m), nil
 	case protocol.ServerState:
-		return w.encodeState(m), nil
+		var frames []Frame
+		if m.Group != nil {
+			frames = w.encodeGroup(*m.Group)
+		}
+		return append(frames, w.encodeState(m)...), nil
 	case protocol.ServerCommand:
 		return w.encodeCommand(m)
 	case protocol.StreamStart:
@@ -254,14 +258,20 @@ func (w *ServerWire) newController(m protocol.ControllerState) *wireController {
 	}
 	// Clients before 2026-05 read the commands as an enumeration and lose the
 	// whole message for a word they do not know.
-	seek := w.knows(learnedModern) && !w.oldKeys
+	modern := w.knows(learnedModern) && !w.oldKeys
 	for _, name := range m.Commands {
-		if seek || name != protocol.ControlSeek && name != protocol.ControlSeekRelative {
-			c.Commands = append(c.Commands, name)
+		switch name {
+		case protocol.ControlSeek:
+			if !modern || m.SeekMaxMs <= 0 { // without a range it may not be offered
+				continue
+			}
+			c.SeekMaxMs = &m.SeekMaxMs
+		case protocol.ControlSeekRelative:
+			if !modern {
+				continue
+			}
 		}
-	}
-	if slices.Contains(c.Commands, protocol.ControlSeek) {
-		c.SeekMaxMs = new(max(0, m.SeekMaxMs))
+		c.Commands = append(c.Commands, name)
 	}
 	if w.class.sendspin() { // also in metadata, where clients before 2026-05 look
 		c.Repeat, c.Shuffle = orOff(m.Repeat), &m.Shuffle
@@ -383,10 +393,13 @@ type wireStream struct {
 }
 
 func newStream(p protocol.StreamPlayer) wireStream {
-	return wireStream{wireFormat{
-		Codec: p.Codec, SampleRate: p.SampleRate, Channels: p.Channels, BitDepth: p.BitDepth,
-		CodecHeader: base64.StdEncoding.EncodeToString(p.CodecHeader),
-	}}
+	f := newFormat(p.Format)
+	f.CodecHeader = base64.StdEncoding.EncodeToString(p.CodecHeader)
+	return wireStream{f}
+}
+
+func newFormat(f protocol.Format) wireFormat {
+	return wireFormat{Codec: f.Codec, SampleRate: f.SampleRate, Channels: f.Channels, BitDepth: f.BitDepth}
 }
 
 // encodeStart names one role, so that a client that rejects a part of the
