@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // The defaults of a static URL (spec: Discovery, recommended port and path of
@@ -99,11 +100,22 @@ func ParseStatic(raw string) (Endpoint, error) {
 		host = addr.String()
 		ep.Name = host
 		ep.Addrs = []netip.AddrPort{netip.AddrPortFrom(addr, uint16(port))}
+	} else if !isHostName(host) {
+		return Endpoint{}, fmt.Errorf("host %q: want a name or an address, IPv6 in brackets", host)
 	} else {
 		ep.Host, ep.Port = host, uint16(port)
 	}
 	ep.Key = wsURL(hostPort(host, uint16(port)), path)
 	return ep, nil
+}
+
+// isHostName reports whether s may be a name to resolve. Letters of any script
+// are left to the resolver.
+func isHostName(s string) bool {
+	const maxHostName = 253 // bytes (RFC 1035 2.3.4)
+	return len(s) <= maxHostName && !strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.In(r, unicode.Letter, unicode.Mark, unicode.Digit) && !strings.ContainsRune("-._", r)
+	})
 }
 
 func wsURL(hostPort, path string) string { return "ws://" + hostPort + path }

@@ -64,6 +64,8 @@ func TestStaticRefuses(t *testing.T) {
 		{"192.168.1.5", `scheme "": want ws`},
 		{"ws://", "host is missing"},
 		{"ws://:8928/x", "host is missing"},
+		{"ws://::1", "IPv6 in brackets"},
+		{"ws://a b", "host"},
 		{"ws://h:0", `port "0"`},
 		{"ws://h:70000", `port "70000"`},
 		{"ws://h:x", "port"},
@@ -88,6 +90,7 @@ func TestStaticRefuses(t *testing.T) {
 func FuzzStatic(f *testing.F) {
 	f.Add("ws://192.168.1.5:8928/sendspin")
 	f.Add("ws://[fe80::1%25eth0]:1/a?b")
+	f.Add("ws://::1")
 	f.Fuzz(func(t *testing.T, s string) {
 		ep, err := ParseStatic(s)
 		if err != nil {

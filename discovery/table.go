@@ -145,13 +145,16 @@ func (t *table) hear(now time.Time, msg *dns.Msg, l link) {
 			t.record(now, rr, l, hosts)
 		}
 	}
-	for host := range hosts {
-		t.flush(now, host, l)
+	for host, changed := range hosts {
+		if t.flush(now, host, l) || changed {
+			t.touch(host)
+		}
 	}
 	t.settle(now)
 }
 
-// record takes in one record that says that something is there.
+// record takes in one record that says that something is there. In hosts it
+// notes the hosts whose addresses were told, and whether there are new ones.
 func (t *table) record(now time.Time, rr dns.RR, l link, hosts map[string]bool) {
 	h := rr.Header()
 	switch rr := rr.(type) {
@@ -340,35 +343,38 @@ func (t *table) address(now time.Time, h *dns.RR_Header, ip []byte, l link, host
 		t.stats.Refused++
 		return
 	}
+	isNew := false
 	fresh := address{addr: addr, link: l.name, onLink: onLink, life: newLife(now, h.Ttl)}
 	at := slices.IndexFunc(addrs, func(a address) bool { return a.addr == addr && a.link == l.name })
 	switch {
 	case at >= 0:
 		addrs[at] = fresh
 	case len(addrs) < maxAddrs:
-		addrs = append(addrs, fresh)
+		addrs, isNew = append(addrs, fresh), true
 	default:
 		t.stats.Refused++
 	}
 	t.hosts[host] = addrs
-	hosts[host] = true
+	hosts[host] = hosts[host] || isNew
 }
 
-// flush drops the addresses of host that this announcement no longer has. That
-// is right with the cache-flush bit (RFC 6762 10.2); without it, too, since a
-// responder answers with all the addresses it has on that interface, and many
-// small ones never set the bit.
-func (t *table) flush(now time.Time, host string, l link) {
+// flush drops the addresses of host that this announcement no longer has, and
+// reports whether there were any. That is right with the cache-flush bit (RFC
+// 6762 10.2); without it, too, since a responder answers with all the addresses
+// it has on that interface, and many small ones never set the bit.
+func (t *table) flush(now time.Time, host string, l link) bool {
 	var v4, v6 bool
-	for _, a := range t.hosts[host] {
+	addrs := t.hosts[host]
+	for _, a := range addrs {
 		if a.link == l.name && a.from.Equal(now) {
 			v4, v6 = v4 || a.addr.Is4(), v6 || a.addr.Is6()
 		}
 	}
-	t.hosts[host] = slices.DeleteFunc(t.hosts[host], func(a address) bool {
+	kept := slices.DeleteFunc(addrs, func(a address) bool {
 		return a.link == l.name && now.Sub(a.from) > flushGrace && (v4 && a.addr.Is4() || v6 && a.addr.Is6())
 	})
-	t.touch(host)
+	t.hosts[host] = kept
+	return len(kept) < len(addrs)
 }
 
 // touch marks the instances on host for comparison.

@@ -118,10 +118,10 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // the DNS library presents it, since advertiser and question are compared byte
 // by byte. More than 63 bytes are cut.
 func escapeLabel(s string) (string, error) {
-	s = cut(s, maxLabel)
 	if s == "" || !utf8.ValidString(s) {
 		return "", fmt.Errorf("instance name %q: want 1 to %d bytes of UTF-8", s, maxLabel)
 	}
+	s = cut(s, maxLabel)
 	wire := append([]byte{byte(len(s))}, s...)
 	name, _, err := dns.UnpackDomainName(append(wire, 0), 0)
 	if err != nil {

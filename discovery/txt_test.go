@@ -124,6 +124,7 @@ func FuzzTXT(f *testing.F) {
 func FuzzEscape(f *testing.F) {
 	f.Add("Küche (1). v2.")
 	f.Add(`\..\"`)
+	f.Add(strings.Repeat("0", 63) + "\x95")
 	f.Fuzz(func(t *testing.T, s string) {
 		label, err := escapeLabel(s)
 		if err != nil {
