@@ -114,6 +114,9 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 				a.moves = 0
 			}
 			if cause != nil {
+				if errors.Is(cause, errMoved) {
+					a.why |= at.Why // goes on in the next one
+				}
 				if r.err == nil {
 					r.s.Kill(cause)
 				} else if errors.Is(cause, ErrTimeout) {
@@ -124,7 +127,13 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 			if r.err != nil {
 				return none, r.err
 			}
-			if err := a.m.bind(a.e, r.s.ID(), at.Why); err != nil {
+			id := r.s.ID()
+			err := a.m.bind(a.e, id, at.Why)
+			if at.ExpectID != "" && at.ExpectID != id {
+				a.m.o.Log.Warn("another client answers at this endpoint", slog.String("endpoint", string(a.e.key)),
+					slog.String("was", at.ExpectID), slog.String("is", id), slog.Any("err", err))
+			}
+			if err != nil {
 				r.s.Kill(err)
 				return none, err
 			}

@@ -39,7 +39,8 @@
 //     another device answers, the session is killed; the next candidate is
 //     tried first, and when all were, the aliases are released and the key
 //     waits 30 to 300 s. Only an attempt caused by WhyUser, WhyConfig or
-//     WhyReannounced may bind the key to the new id, if nobody else has it.
+//     WhyReannounced may bind the key to the new id, or make it an alias of
+//     the entry that has that id.
 //     An entry that Adopt made never changes its id.
 //   - An entry that has nothing to dial, no session, and nobody waiting leaves
 //     the map; its last status carries cause and verdict.

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -433,6 +432,7 @@ func (m *Map[E, S]) Close(ctx context.Context) error {
 func (m *Map[E, S]) startLocked(key Key, b birth[E, S], lastDial, lastAnnounce time.Time) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	now := time.Now()
+	m.gen++ // so that no status of this entry, even Gone before the first attempt, looks older than its predecessor's
 	e := &entry[E, S]{
 		key:          key,
 		inbound:      strings.HasPrefix(string(key), inboundPrefix),
@@ -441,7 +441,7 @@ func (m *Map[E, S]) startLocked(key Key, b birth[E, S], lastDial, lastAnnounce t
 		done:         make(chan struct{}),
 		wake:         make(chan struct{}, 1),
 		arrival:      b.in,
-		status:       Status[S]{Key: key, State: Waiting, Since: now},
+		status:       Status[S]{Key: key, Gen: m.gen, State: Waiting, Since: now},
 		lastDial:     lastDial,
 		lastAnnounce: lastAnnounce,
 	}
@@ -457,7 +457,7 @@ func (m *Map[E, S]) startLocked(key Key, b birth[E, S], lastDial, lastAnnounce t
 		m.provisional++
 	}
 	m.entries[key] = e
-	a := &actor[E, S]{m: m, e: e, good: now}
+	a := &actor[E, S]{m: m, e: e, gen: m.gen, good: now}
 	go a.run(ctx) // owner: the map; ends with the entry's context or by its own decision, Close waits for it
 }
 
@@ -541,13 +541,15 @@ func (m *Map[E, S]) bind(e *entry[E, S], id string, why Why) error {
 	case e.id != "":
 		// The address belongs to another device now, unless somebody with
 		// better knowledge caused this attempt: a person, or the device's own
-		// fresh announcement under this key. Then it was given a new id.
-		if e.inbound || holder != nil || e.arrival != nil || why&(WhyUser|WhyConfig|WhyReannounced) == 0 {
+		// fresh announcement under this key. Then the key has a new owner.
+		if e.inbound || e.arrival != nil || why&(WhyUser|WhyConfig|WhyReannounced) == 0 {
 			return fmt.Errorf("%w: got client %q, want %q", ErrAddressReused, id, e.id)
 		}
-		m.o.Log.Info("device has a new client id", slog.String("endpoint", string(e.key)), slog.String("was", e.id), slog.String("is", id))
 		delete(m.ids, e.id)
-	case holder != nil:
+		e.id = ""
+		m.releaseLocked(e) // they were the old one's
+	}
+	if holder != nil {
 		e.stopping = true
 		for _, c := range e.candidates {
 			m.aliases[c.key] = holder

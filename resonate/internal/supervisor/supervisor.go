@@ -142,7 +142,7 @@ const (
 // Draining may come between.
 type Status[S Session] struct {
 	Key     Key
-	Gen     uint64 // rises with each attempt and each inbound session, over all keys and entries of the map; 0 before the first
+	Gen     uint64 // rises with each entry, attempt and inbound session, over all keys of the map; never 0
 	State   State
 	ID      string // client id this key is bound to; "" if never met
 	Session S      // zero unless Up
