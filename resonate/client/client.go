@@ -70,12 +70,10 @@ type Options struct {
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-func (o Options) withDefaults() (Options, error) {
+// prepare fills in the defaults and makes the translator of one connection.
+func (o Options) prepare() (Options, *dialect.ClientWire, error) {
 	if o.Dialect == "" {
 		o.Dialect = string(dialect.S4)
-	}
-	if _, _, err := place(o.Dialect); err != nil {
-		return o, err
 	}
 	if o.OnMessage == nil {
 		o.OnMessage = func(*Session, protocol.ServerMessage) {}
@@ -92,18 +90,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.NetDial == nil {
 		o.NetDial = (&net.Dialer{Timeout: dialTimeout / 2}).DialContext
 	}
-	return o, nil
-}
-
-// place is how clients of a dialect are announced and at which path they listen.
-func place(name string) (service, path string, err error) {
-	switch dialect.Name(name) {
-	case dialect.R1, dialect.R2:
-		return "_resonate._tcp", "/resonate", nil
-	case dialect.S1, dialect.S2, dialect.S3, dialect.S4:
-		return "_sendspin._tcp", "/sendspin", nil
-	}
-	return "", "", fmt.Errorf("dialect %q: want one of R1, R2, S1, S2, S3, S4", name)
+	w, err := dialect.NewClient(dialect.Name(o.Dialect))
+	return o, w, err
 }
 
 // Session is one connection to a server after the exchange of hellos. All its
@@ -112,7 +100,7 @@ type Session struct {
 	opts  Options
 	conn  *websocket.Conn
 	hello protocol.ServerHello
-	wire  *wire
+	wire  *dialect.ClientWire
 
 	out      chan protocol.ClientMessage // never closed; only write receives
 	replies  chan timesync.Sample        // from read to write, which drives the clock's bursts
@@ -128,7 +116,7 @@ type Session struct {
 // the attempt, not the session: when it ends before Dial has returned there is
 // no session. The caller ends the session with [Session.Close].
 func Dial(ctx context.Context, url string, opts Options) (*Session, error) {
-	opts, err := opts.withDefaults()
+	opts, wire, err := opts.prepare()
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +128,7 @@ func Dial(ctx context.Context, url string, opts Options) (*Session, error) {
 		}
 		return nil, fmt.Errorf("dial %s: %w", url, err)
 	}
-	s, err := greet(ctx, conn, opts)
+	s, err := greet(ctx, conn, wire, opts)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", url, err)
 	}
@@ -151,7 +139,7 @@ func Dial(ctx context.Context, url string, opts Options) (*Session, error) {
 // the client speaks first and the request's context governs the exchange of
 // hellos only. On an error the request was answered.
 func Accept(w http.ResponseWriter, r *http.Request, opts Options) (*Session, error) {
-	opts, err := opts.withDefaults()
+	opts, wire, err := opts.prepare()
 	if err != nil {
 		http.Error(w, "misconfigured", http.StatusInternalServerError)
 		return nil, err
@@ -161,7 +149,7 @@ func Accept(w http.ResponseWriter, r *http.Request, opts Options) (*Session, err
 	if err != nil {
 		return nil, fmt.Errorf("accept %s: %w", r.RemoteAddr, err)
 	}
-	s, err := greet(r.Context(), conn, opts)
+	s, err := greet(r.Context(), conn, wire, opts)
 	if err != nil {
 		return nil, fmt.Errorf("accept %s: %w", r.RemoteAddr, err)
 	}
@@ -169,13 +157,12 @@ func Accept(w http.ResponseWriter, r *http.Request, opts Options) (*Session, err
 }
 
 // greet exchanges hellos on conn, which it owns, and starts the session.
-func greet(ctx context.Context, conn *websocket.Conn, opts Options) (*Session, error) {
+func greet(ctx context.Context, conn *websocket.Conn, wire *dialect.ClientWire, opts Options) (*Session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, helloTimeout, fmt.Errorf("no server/hello within %v", helloTimeout))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 
-	w := newWire(opts.Dialect)
-	hello, err := hellos(conn, w, opts)
+	hello, err := hellos(conn, wire, opts.Hello)
 	// Who gave up while the peer was still answering must not get a live
 	// session (RC-1): stop reports whether ctx was alive until now.
 	if !stop() {
@@ -192,7 +179,7 @@ func greet(ctx context.Context, conn *websocket.Conn, opts Options) (*Session, e
 		opts:     opts,
 		conn:     conn,
 		hello:    hello,
-		wire:     w,
+		wire:     wire,
 		out:      make(chan protocol.ClientMessage, queueSize),
 		replies:  make(chan timesync.Sample, 1),
 		filter:   timesync.NewFilter(timesync.Config{}),
@@ -206,12 +193,12 @@ func greet(ctx context.Context, conn *websocket.Conn, opts Options) (*Session, e
 	return s, nil
 }
 
-func hellos(conn *websocket.Conn, w *wire, opts Options) (protocol.ServerHello, error) {
+func hellos(conn *websocket.Conn, wire *dialect.ClientWire, ours protocol.ClientHello) (protocol.ServerHello, error) {
 	conn.SetReadLimit(readLimit)
 	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return protocol.ServerHello{}, err
 	}
-	f := w.Hello(opts.Hello)
+	f := wire.Hello(ours)
 	if err := conn.WriteMessage(kind(f), f.Data); err != nil {
 		return protocol.ServerHello{}, fmt.Errorf("send client/hello: %w", err)
 	}
@@ -220,7 +207,7 @@ func hellos(conn *websocket.Conn, w *wire, opts Options) (protocol.ServerHello, 
 		if err != nil {
 			return protocol.ServerHello{}, fmt.Errorf("wait for server/hello: %w", err)
 		}
-		m, err := w.Decode(dialect.Frame{Binary: k == websocket.BinaryMessage, Data: data})
+		m, err := wire.Decode(dialect.Frame{Binary: k == websocket.BinaryMessage, Data: data})
 		if err != nil {
 			return protocol.ServerHello{}, fmt.Errorf("wait for server/hello: %w", err)
 		}

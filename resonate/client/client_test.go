@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +30,7 @@ func TestRC1ClientCancelledDialHasNoSession(t *testing.T) {
 		o.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := h.DialContext(ctx, network, addr)
 			return &tapped{Conn: c, after: func(got string) {
-				if len(got) > 0 && contains(got, "server/hello") {
+				if strings.Contains(got, "server/hello") {
 					cancel()
 				}
 			}}, err
@@ -69,15 +70,6 @@ func (c *tapped) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.after(string(b[:n]))
 	return n, err
-}
-
-func contains(s, part string) bool {
-	for i := range len(s) - len(part) + 1 {
-		if s[i:i+len(part)] == part {
-			return true
-		}
-	}
-	return false
 }
 
 // RC-2: one teardown, with the first cause, and none of it reaches a successor.
@@ -256,7 +248,8 @@ func TestRC4ClientSingleWriterUnderStorm(t *testing.T) {
 		next := [senders]int{}
 		for _, m := range f.messages("client/state") {
 			var v int
-			if _, err := fmt.Sscanf(m[len("client/state "):], `{"player":{"static_delay_ms":%d}}`, &v); err != nil {
+			_, field, _ := strings.Cut(m, `"static_delay_ms":`)
+			if _, err := fmt.Sscanf(field, "%d", &v); err != nil {
 				t.Fatalf("%s: %v", m, err)
 			}
 			if i := v / 1000; v%1000 != next[i] {
@@ -472,8 +465,11 @@ func TestMalformedMessages(t *testing.T) {
 }
 
 func TestUnknownDialect(t *testing.T) {
-	o := Options{Dialect: "S9"}
-	if _, err := Dial(t.Context(), "ws://house/sendspin", o); err == nil {
-		t.Error("got nil, want an error that names the dialects")
+	o := Options{Dialect: "S9", NetDial: func(context.Context, string, string) (net.Conn, error) {
+		t.Error("dialled before the options were checked")
+		return nil, net.ErrClosed
+	}}
+	if _, err := Dial(t.Context(), "ws://house/sendspin", o); err == nil || !strings.Contains(err.Error(), "S4") {
+		t.Errorf("got %v, want an error that names the dialects", err)
 	}
 }

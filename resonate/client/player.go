@@ -146,10 +146,10 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 	if o.Dialect == "" {
 		o.Dialect = string(dialect.S4)
 	}
-	service, path, err := place(o.Dialect)
-	if err != nil {
+	if _, err := dialect.NewClient(dialect.Name(o.Dialect)); err != nil {
 		return nil, fmt.Errorf("player: %w", err)
 	}
+	service, _, path := dialect.Name(o.Dialect).Service()
 	ways := 0
 	for _, set := range []bool{o.Listen != "", o.Listener != nil, o.Server != ""} {
 		if set {
