@@ -39,6 +39,11 @@ type AdvertiseOptions struct {
 // Each interface is told its own addresses. The host name is not the machine's,
 // so that the system's responder, which owns that one, is not contradicted.
 //
+// Interfaces limits where it announces, not who may ask: on Linux the library's
+// sockets also hear questions on interfaces that another process has joined, and
+// answer there (measured: a service on lo was given to the network as
+// 127.0.0.1). What must stay on this machine takes a service type of its own.
+//
 // If ctx ends in the first 3.6 s after an announcement, the goodbye still goes
 // out at once, but the return waits for the rest of that time: the library
 // can't stop its announcing goroutine any earlier.

@@ -577,7 +577,7 @@ func TestTableIsBounded(t *testing.T) {
 
 // The listener's picture, built from events alone, is the table's.
 func TestTableEventsMatchState(t *testing.T) {
-	for seed := range uint64(50) {
+	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		s := newScript(t)
 		known := make(map[string]Endpoint)
