@@ -364,12 +364,13 @@ func (w *ClientWire) encodeControl(m protocol.ClientCommand) []Frame {
 		c.PositionMs = &m.PositionMs
 	case protocol.ControlSeekRelative:
 		c.OffsetMs = &m.OffsetMs
+	default: // no parameter
 	}
 	if w.name == R1 {
 		switch {
 		case m.Command == protocol.ControlSwitch:
 			return one(text("group/switch", struct{}{}))
-		case slices.Contains(controlsR1[:], m.Command):
+		case controlOfR1(m.Command):
 			return one(text("group/command", c))
 		}
 		return nil

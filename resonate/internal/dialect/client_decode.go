@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,8 +89,12 @@ func (w *ClientWire) decode(f Frame) (protocol.ServerMessage, error) {
 	return nil, nil
 }
 
-// keyID matches the id of a server that has a key; it sends complete states.
-var keyID = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+// isKey reports whether an id is a public key. A server that has one sends
+// complete states.
+func isKey(id string) bool {
+	key, err := base64.RawURLEncoding.DecodeString(id)
+	return err == nil && len(key) == 32
+}
 
 func (w *ClientWire) decodeHello(p object) (protocol.ServerMessage, error) {
 	id, err := p.text("server_id")
@@ -123,7 +126,7 @@ func (w *ClientWire) decodeHello(p object) (protocol.ServerMessage, error) {
 			h.ActiveRoles = append(h.ActiveRoles, r)
 		}
 	}
-	w.full = keyID.MatchString(id)
+	w.full = isKey(id)
 	return h, nil
 }
 

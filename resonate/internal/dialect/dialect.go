@@ -30,8 +30,9 @@ func (n Name) Service() (client, server, path string) {
 		return "_resonate._tcp", "_resonate-server._tcp", "/resonate"
 	case S1, S2, S3, S4:
 		return "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"
+	default:
+		return "", "", ""
 	}
-	return "", "", ""
 }
 
 // sendspin reports whether n is of the family that uses Sendspin's messages.
@@ -45,8 +46,9 @@ func (n Name) audioType() byte {
 		return 1
 	case R2:
 		return 0
+	default:
+		return 4
 	}
-	return 4
 }
 
 // audioHeader is the length of type and time stamp before the audio.

@@ -195,8 +195,9 @@ func family(id string) protocol.Role {
 	switch role {
 	case protocol.RolePlayer, protocol.RoleController, protocol.RoleMetadata, protocol.RoleArtwork, protocol.RoleVisualizer, protocol.RoleColor:
 		return role
+	default:
+		return ""
 	}
-	return ""
 }
 
 // bare is a role without its version.

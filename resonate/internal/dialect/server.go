@@ -102,8 +102,9 @@ func (w *ServerWire) commands() commandSet {
 		return 0
 	case R2:
 		return set &^ (commandStaticDelay | commandOutputDelay)
+	default:
+		return set
 	}
-	return set
 }
 
 // commandSet is a set of player commands, in the spelling of the client.

@@ -270,6 +270,7 @@ func (w *ServerWire) newController(m protocol.ControllerState) *wireController {
 			if !modern {
 				continue
 			}
+		default:
 		}
 		c.Commands = append(c.Commands, name)
 	}
@@ -311,11 +312,16 @@ type wireMember struct {
 	Name     string `json:"name"`
 }
 
-// controlsR1 are the commands that R1 has. Its seek has no position, so it is
-// not offered.
-var controlsR1 = [...]protocol.ControllerCommandName{
-	protocol.ControlPlay, protocol.ControlPause, protocol.ControlStop, protocol.ControlNext, protocol.ControlPrevious,
-	protocol.ControlVolume, protocol.ControlMute,
+// controlOfR1 reports whether R1 has the command. Its seek has no position, so
+// it is not offered.
+func controlOfR1(c protocol.ControllerCommandName) bool {
+	switch c {
+	case protocol.ControlPlay, protocol.ControlPause, protocol.ControlStop, protocol.ControlNext, protocol.ControlPrevious,
+		protocol.ControlVolume, protocol.ControlMute:
+		return true
+	default:
+		return false
+	}
 }
 
 func (w *ServerWire) controls(m protocol.ControllerState) Frame {
@@ -324,7 +330,7 @@ func (w *ServerWire) controls(m protocol.ControllerState) Frame {
 		SessionID: w.sessionID(), Volume: min(max(m.Volume, 0), protocol.VolumeMax), Muted: m.Muted,
 	}
 	for _, name := range m.Commands {
-		if slices.Contains(controlsR1[:], name) {
+		if controlOfR1(name) {
 			u.Commands = append(u.Commands, name)
 		}
 	}
