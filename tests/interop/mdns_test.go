@@ -90,8 +90,8 @@ func TestFoundByMDNS(t *testing.T) {
 			spawn("speaker-b", "Bath")
 			h.is("resonate/player/speaker-b/availability", "online", 20*time.Second)
 			h.send("resonate/player/speaker-b/set/join", "Kitchen")
-			h.until(3*time.Second, "both are in one group", func(map[string]string) bool {
-				return strings.Contains(h.get("resonate/player/speaker-a/state"), `"members":["speaker-a","speaker-b"]`)
+			h.until(3*time.Second, "both are in one group", func(topics map[string]string) bool {
+				return strings.Contains(topics["resonate/player/speaker-a/state"], `"members":["speaker-a","speaker-b"]`)
 			})
 			row(who, "volume and mute both ways, two grouped")
 

@@ -29,7 +29,7 @@ func js() kind {
 		goodbye: "restart", remote: true,
 		spawn: func(t *testing.T, url, id, name string) *peer {
 			t.Helper()
-			return startPeer(t, id, "node", "peers/player.mjs", dir, strings.Replace(url, "ws://", "http://", 1), id, name)
+			return startPeer(t, id, "node", "--import", "./peers/resolve.mjs", "peers/player.mjs", dir, strings.Replace(url, "ws://", "http://", 1), id, name)
 		},
 	}
 }
@@ -132,8 +132,9 @@ func drive(t *testing.T, h *house, who string, remote bool, goodbye string, spaw
 	h.is(topic("speaker-b", "availability"), "online", 15*time.Second)
 	mark = second.mark()
 	h.send(topic("speaker-b", "set/join"), "speaker-a")
-	h.until(3*time.Second, "both are in one group", func(map[string]string) bool {
-		return strings.Contains(h.get(topic("speaker-a", "state")), `"members":["speaker-a","speaker-b"]`)
+	h.until(3*time.Second, "both are in one group", func(topics map[string]string) bool {
+		both := `"members":["speaker-a","speaker-b"]`
+		return strings.Contains(topics[topic("speaker-a", "state")], both) && strings.Contains(topics[topic("speaker-b", "state")], both)
 	})
 	gid := fmt.Sprint(h.state("speaker-b")["group"].(map[string]any)["id"])
 	h.send(topic("speaker-a", "set/volume"), "20")
@@ -145,9 +146,9 @@ func drive(t *testing.T, h *house, who string, remote bool, goodbye string, spaw
 	h.is(topic("speaker-b", "volume"), "60", 3*time.Second)
 	h.is("resonate/group/"+gid+"/volume", "50", 3*time.Second)
 	h.send(topic("speaker-b", "set/unjoin"), "1")
-	h.until(3*time.Second, "both are alone again", func(map[string]string) bool {
-		return strings.Contains(h.get(topic("speaker-a", "state")), `"kind":"solo"`) &&
-			strings.Contains(h.get(topic("speaker-b", "state")), `"kind":"solo"`)
+	h.until(3*time.Second, "both are alone again", func(topics map[string]string) bool {
+		return strings.Contains(topics[topic("speaker-a", "state")], `"kind":"solo"`) &&
+			strings.Contains(topics[topic("speaker-b", "state")], `"kind":"solo"`)
 	})
 	row(who, "two grouped, group volume 50 over 20 and 40 gives 40 and 60, ungrouped")
 
