@@ -14,6 +14,7 @@ import (
 
 	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/timesync"
 )
 
 // RC-1: a disconnect ordered before the connection is complete wins.
@@ -320,22 +321,24 @@ func TestRC5ClientEndInTheMiddleOfABurst(t *testing.T) {
 func TestRC6ClientStaleRepliesChangeNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h := newHouse(t, func(f *fakeServer) { f.silence = true })
-		old := h.dial(t, h.options())
+		o := h.options()
+		o.Clock = timesync.NewClock() // as in a player, for all its sessions
+		old := h.dial(t, o)
 		pass(time.Second)
 		old.Abort()
 		<-old.Done()
-		s := h.dial(t, h.options())
+		s := h.dial(t, o)
 		pass(time.Second)
 		f := h.conn(1)
-		for _, stale := range h.conn(0).holdTime {
-			for range 20 {
-				f.answerTime(stale, 1)
-			}
+		if got := len(h.conn(0).holdTime); got != 1 {
+			t.Fatalf("questions of the old session: got %d, want 1", got)
 		}
-		for n := range 20 {
-			f.answerTime(fmt.Sprintf(`{"client_transmitted":%d}`, n), 1)
+		for n := range 20 { // a burst is 8
+			f.answerTime(h.conn(0).holdTime[0], f.clock())
+			synctest.Wait()
+			f.answerTime(fmt.Sprintf(`{"client_transmitted":%d}`, n), f.clock())
+			synctest.Wait()
 		}
-		synctest.Wait()
 		if m := s.Model(); m != nil {
 			t.Errorf("model: got %+v from answers to nobody's question, want none", m)
 		}

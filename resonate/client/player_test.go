@@ -218,6 +218,7 @@ func TestPlayerReplacesHalfOpenConnection(t *testing.T) {
 		old := visit(t, l, "a", "discovery")
 		synctest.Wait()
 		old.link.Freeze()
+		old.volume(99) // late news of the old connection
 		back := visit(t, l, "a", "discovery")
 		pass(time.Second)
 		if back.isClosed() || back.last("client/state") == "" {
