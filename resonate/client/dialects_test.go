@@ -35,8 +35,8 @@ func serve(t *testing.T, ws *websocket.Conn, clock *timesync.Clock, handle func(
 	wg.Go(func() {
 		err := s.Run(ctx, func() { close(up) })
 		var bye *session.GoodbyeError
-		// R1 has no goodbye, only the close frame.
-		if !errors.As(err, &bye) && !websocket.IsCloseError(err, websocket.CloseNormalClosure) && !errors.Is(err, context.Canceled) {
+		var closed *websocket.CloseError // R1 has no goodbye, only the close frame
+		if !errors.As(err, &bye) && !errors.As(err, &closed) && !errors.Is(err, context.Canceled) {
 			t.Errorf("server session: %v", err)
 		}
 	})
