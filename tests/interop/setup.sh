@@ -22,8 +22,10 @@ python313() { # prints a Python of 3.12 or newer
     command -v "$p" >/dev/null && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && { command -v "$p"; return; }
   done
   if command -v pyenv >/dev/null; then
-    for p in "$(pyenv root)"/versions/3.1[2-9].*/bin/python; do
-      [ -x "$p" ] && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' && { echo "$p"; return; }
+    for v in 3.13 3.14 3.12; do
+      for p in "$(pyenv root)/versions/$v".*/bin/python; do
+        [ -x "$p" ] && { echo "$p"; return; }
+      done
     done
   fi
   return 1

@@ -52,8 +52,12 @@ class Speaker:
         self.client = None
 
     def make(self):
+        more = {}
+        if OLD:
+            from aioresonate.models.metadata import ClientHelloMetadataSupport
+            more["metadata_support"] = ClientHelloMetadataSupport(support_picture_formats=[])
         client = Client(client_id=self.ident, client_name=self.name,
-                        roles=[Roles.PLAYER, Roles.CONTROLLER, Roles.METADATA], player_support=support())
+                        roles=[Roles.PLAYER, Roles.CONTROLLER, Roles.METADATA], player_support=support(), **more)
         add = lambda name, fn: getattr(client, name)(fn) if hasattr(client, name) else None  # noqa: E731
         add("add_server_command_listener", self.on_command)
         add("add_group_update_listener", lambda p: say("group", id=getattr(p, "group_id", None), name=getattr(p, "group_name", None)))
@@ -78,7 +82,7 @@ class Speaker:
             await self.client.send_player_state(state=state, volume=self.volume, muted=self.muted)
 
     async def goodbye(self, reason):
-        if OLD:
+        if not hasattr(self.client, "send_goodbye"):  # 2.0.1 and older close without a word
             await self.client.disconnect()
             return
         try:
