@@ -11,7 +11,6 @@ import (
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/listeners"
-	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 const (
@@ -27,8 +26,9 @@ const (
 // Embedded is a broker in this process, for those who have none. It keeps
 // retained messages in memory, as long as it runs, and lets everybody in.
 type Embedded struct {
-	log *slog.Logger
-	ln  *listener
+	log    *slog.Logger
+	ln     *listener
+	server *mochi.Server
 }
 
 // NewEmbedded listens on addr ("127.0.0.1:1883"; port 0: any). Nobody is served
@@ -49,7 +49,24 @@ func NewEmbedded(addr string, log *slog.Logger) (*Embedded, error) {
 	if a, ok := ln.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
 		log.Warn("the embedded broker can be reached from other machines and asks for no password", slog.String("addr", ln.Addr().String()))
 	}
-	return &Embedded{log: log, ln: &listener{Listener: ln, conns: make(map[net.Conn]struct{})}}, nil
+	return newEmbedded(ln, log), nil
+}
+
+func newEmbedded(ln net.Listener, log *slog.Logger) *Embedded {
+	limits := mochi.NewDefaultServerCapabilities()
+	limits.MaximumMessageExpiryInterval = 0 // else retained messages vanish after a day
+	limits.MaximumPacketSize = embeddedPacket
+	limits.MaximumClientWritesPending = embeddedPending
+	limits.MaximumSessionExpiryInterval = embeddedSession
+	return &Embedded{
+		log: log,
+		ln:  &listener{Listener: ln, conns: make(map[net.Conn]struct{})},
+		server: mochi.New(&mochi.Options{
+			Capabilities:           limits,
+			Logger:                 slog.New(quieter{log.Handler()}),
+			SysTopicResendInterval: 60,
+		}),
+	}
 }
 
 // Addr is the address it listens on, with the port in use.
@@ -57,24 +74,14 @@ func (e *Embedded) Addr() string { return e.ln.Addr().String() }
 
 // Run serves until ctx ends, then cuts all clients. It can be called once.
 func (e *Embedded) Run(ctx context.Context) error {
-	limits := mochi.NewDefaultServerCapabilities()
-	limits.MaximumMessageExpiryInterval = 0 // else retained messages vanish after a day
-	limits.MaximumPacketSize = embeddedPacket
-	limits.MaximumClientWritesPending = embeddedPending
-	limits.MaximumSessionExpiryInterval = embeddedSession
-	server := mochi.New(&mochi.Options{
-		Capabilities:           limits,
-		Logger:                 slog.New(quieter{e.log.Handler()}),
-		SysTopicResendInterval: 60,
-	})
 	defer e.ln.end()
-	if err := server.AddHook(new(allow), nil); err != nil {
+	if err := e.server.AddHook(newHook(e.server), nil); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
-	if err := server.AddListener(listeners.NewNet("embedded", e.ln)); err != nil {
+	if err := e.server.AddListener(listeners.NewNet("embedded", e.ln)); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
-	if err := server.Serve(); err != nil {
+	if err := e.server.Serve(); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
 	e.log.Info("embedded broker listens", slog.String("addr", e.Addr()))
@@ -82,26 +89,11 @@ func (e *Embedded) Run(ctx context.Context) error {
 	// First the sockets: the server waits for each of them, up to 15 s for one
 	// that never said who it is. A second Close would panic.
 	e.ln.end()
-	if err := server.Close(); err != nil {
+	if err := e.server.Close(); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
 	return nil
 }
-
-// allow lets everybody do everything; without a hook the server refuses all.
-type allow struct{ mochi.HookBase }
-
-// ID names the hook.
-func (*allow) ID() string { return "allow" }
-
-// Provides names the questions that the hook answers.
-func (*allow) Provides(b byte) bool { return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck }
-
-// OnConnectAuthenticate lets every client in.
-func (*allow) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { return true }
-
-// OnACLCheck allows every topic.
-func (*allow) OnACLCheck(*mochi.Client, string, bool) bool { return true }
 
 // listener knows its connections, to end them all.
 type listener struct {

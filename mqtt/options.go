@@ -19,6 +19,9 @@ import (
 // Mosquitto 2.1 cuts the connection over packets of more than 2,000,000 bytes.
 const DefaultMaxPayload = 256 << 10
 
+// minMaxPayload in bytes leaves room for our own small messages.
+const minMaxPayload = 64
+
 // maxClientID is what every 3.1.1 broker must accept (MQTT-3.1.3-5).
 const maxClientID = 23
 
@@ -66,7 +69,7 @@ type Options struct {
 	// brokers refuse silently what their access list forbids.
 	SelftestTopic string
 
-	MaxPayload int          // bytes, both directions; 0: DefaultMaxPayload
+	MaxPayload int          // bytes, both directions, at least 64; 0: DefaultMaxPayload
 	Log        *slog.Logger // nil: silent
 }
 
@@ -130,8 +133,8 @@ func newBroker(o Options) (*broker, error) {
 	if b.Username == "" && b.Password != "" {
 		return nil, errors.New("mqtt: a password without a user name: MQTT 3.1.1 has no such login, set the user name too")
 	}
-	if b.MaxPayload < 0 {
-		return nil, fmt.Errorf("mqtt: MaxPayload %d: must not be negative", b.MaxPayload)
+	if b.MaxPayload < minMaxPayload {
+		return nil, fmt.Errorf("mqtt: MaxPayload %d: must be at least %d bytes", b.MaxPayload, minMaxPayload)
 	}
 	if b.Will.Topic != "" {
 		if err := checkTopic(b.Will.Topic); err != nil {

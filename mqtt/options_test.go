@@ -92,7 +92,7 @@ func TestOptionsRefused(t *testing.T) {
 		{"password without user", Options{URL: "mqtt://host", Password: "x"}, "user name"},
 		{"long client id", Options{URL: "mqtt://host", ClientID: strings.Repeat("x", 24)}, "at most 23"},
 		{"odd client id", Options{URL: "mqtt://host", ClientID: "a_b"}, "not one of"},
-		{"negative payload", Options{URL: "mqtt://host", MaxPayload: -1}, "negative"},
+		{"tiny payload", Options{URL: "mqtt://host", MaxPayload: 63}, "at least 64"},
 		{"will on a wildcard", Options{URL: "mqtt://host", Will: Message{Topic: "a/+"}}, "will"},
 		{"self-test on a wildcard", Options{URL: "mqtt://host", SelftestTopic: "a/#"}, "self-test"},
 		{"bad filter", Options{URL: "mqtt://host", Subscriptions: []string{"a/#/b"}}, "filter"},
@@ -180,4 +180,38 @@ func FuzzOptionsSecrets(f *testing.F) {
 			t.Errorf("URL %q: the password shows in %q", o.URL, shown)
 		}
 	})
+}
+
+func TestMatch(t *testing.T) {
+	for _, tc := range []struct {
+		filter, topic string
+		want          bool
+	}{
+		{"a/b", "a/b", true},
+		{"a/b", "a/c", false},
+		{"a/b", "a", false},
+		{"a", "a/b", false},
+		{"+", "a", true},
+		{"+", "a/b", false},
+		{"+/+", "/a", true},
+		{"+", "/a", false},
+		{"a/+/c", "a/b/c", true},
+		{"a/+/c", "a//c", true},
+		{"a/+", "a", false},
+		{"#", "a/b/c", true},
+		{"a/#", "a", true},
+		{"a/#", "a/b/c", true},
+		{"a/#", "b", false},
+		{"a/+/#", "a", false},
+		{"a/+/#", "a/b", true},
+		{"#", "$SYS/x", false},
+		{"+/x", "$SYS/x", false},
+		{"$SYS/#", "$SYS/x", true},
+	} {
+		t.Run(tc.filter+" "+tc.topic, func(t *testing.T) {
+			if got := match(tc.filter, tc.topic); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
 }

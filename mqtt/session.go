@@ -285,17 +285,20 @@ func (s *session) send(f flight, m event, retained bool) error {
 	return nil
 }
 
-// sendNext sends what take returned, and gives it back if the broker is busy.
+// sendNext sends what take returned; what is not taken stays first in line.
 func (s *session) sendNext(e *entry, m event) error {
 	err := s.send(flight{e: e, event: e == nil}, m, e != nil)
-	if err != nil {
-		s.mu.Lock()
-		if e != nil {
-			s.set.giveBack(e, time.Now())
-		} else {
-			s.events = slices.Insert(s.events, 0, m)
-		}
-		s.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case e == nil:
+		s.events = slices.Insert(s.events, 0, m)
+	case errors.Is(err, errBusy):
+		s.set.giveBack(e, time.Now())
+	default: // still on its way when the link ended, so perhaps the reason
 	}
 	return err
 }

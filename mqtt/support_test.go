@@ -124,12 +124,13 @@ func newPeer(t testing.TB, url string, filters ...string) *peer {
 	if _, err := p.link.subscribe(t.Context(), 1, filters); err != nil {
 		t.Fatal(err)
 	}
+	p.publish("peer", "here", false) // acknowledged after the retained messages were sent
 	return p
 }
 
 func (p *peer) publish(topic, payload string, retained bool) {
 	p.Helper()
-	if err := p.link.await(p.Context(), p.link.paho.Publish(topic, 1, retained, payload), "publish"); err != nil {
+	if err := p.link.await(context.Background(), p.link.paho.Publish(topic, 1, retained, payload), "publish"); err != nil {
 		p.Fatal(err)
 	}
 }

@@ -62,6 +62,31 @@ func checkText(s string) error {
 	return nil
 }
 
+// match reports whether a filter covers a topic (MQTT 3.1.1, 4.7).
+func match(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
+		return false // the broker's own topics only by name
+	}
+	for {
+		want, filters, moreFilter := strings.Cut(filter, "/")
+		if want == "#" {
+			return true
+		}
+		have, topics, moreTopic := strings.Cut(topic, "/")
+		if want != "+" && want != have {
+			return false
+		}
+		switch {
+		case moreFilter && moreTopic:
+			filter, topic = filters, topics
+		case moreFilter:
+			return filters == "#" // a/# also covers a
+		default:
+			return !moreTopic
+		}
+	}
+}
+
 // cut shortens text that came from elsewhere for an error or a log line.
 func cut(s string) string {
 	const limit = 120
