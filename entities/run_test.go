@@ -18,6 +18,12 @@ import (
 	"resonatebridge/resonate"
 )
 
+// The parts that Run stands between.
+var (
+	_ Server = (*resonate.Server)(nil)
+	_ Broker = (*mqtt.Client)(nil)
+)
+
 // fakeServer shows what it is told to and answers commands with do.
 type fakeServer struct {
 	snap    atomic.Pointer[resonate.Snapshot]
@@ -522,6 +528,20 @@ func TestEveryCommandIsAnswered(t *testing.T) {
 	}
 }
 
+// TestCommandSeesTheNewestSnapshot: who reads of a speaker elsewhere may command
+// it, although the loop was not woken yet.
+func TestCommandSeesTheNewestSnapshot(t *testing.T) {
+	running(t, Options{}, func(b *bench) {
+		s := *b.server.snap.Load()
+		s.Players = append(slices.Clone(s.Players), &resonate.Player{PID: "attic", Name: "Attic", MaxVolume: 100, GroupID: "solo-attic"})
+		b.server.snap.Store(&s)
+		b.send("player/attic/set/volume", "5")
+		if got := b.results("resonate/player/attic/result"); len(got) != 1 || got[0].Status != "ok" {
+			t.Errorf("got %+v, want ok", got)
+		}
+	})
+}
+
 func TestVolumeLatestWins(t *testing.T) {
 	running(t, Options{}, func(b *bench) {
 		var mu sync.Mutex
@@ -654,6 +674,23 @@ func TestVolumeStateIsHeldBack(t *testing.T) {
 			b.server.player(kitchenID, func(p *resonate.Player) { p.LastError = "x" })
 			b.pass(2 * time.Second)
 		}, []string{"35 0s"}},
+		{"above a maximum that is reached", func(b *bench) {
+			b.server.volume(kitchenID, 80)
+			b.pass(time.Second)
+			b.broker.restart()
+			b.send("player/"+kitchenID+"/set/volume", "100")
+			b.server.player(kitchenID, func(p *resonate.Player) { p.LastError = "x" })
+			b.pass(2 * time.Second)
+		}, []string{"80 0s"}},
+		{"a refused volume holds nothing", func(b *bench) {
+			b.server.do = func(context.Context, resonate.Command) (resonate.Result, error) {
+				time.Sleep(100 * time.Millisecond)
+				return resonate.Result{}, resonate.Errorf(resonate.CodeNotConnected, "gone")
+			}
+			b.send("player/"+kitchenID+"/set/volume", "60")
+			b.server.player(kitchenID, func(p *resonate.Player) { p.LastError = "x" })
+			b.pass(2 * time.Second)
+		}, []string{"35 100ms", "35 100ms"}},
 		{"a refused volume is told again", func(b *bench) {
 			b.server.do = func(context.Context, resonate.Command) (resonate.Result, error) {
 				return resonate.Result{}, resonate.Errorf(resonate.CodeNotConnected, "gone")
