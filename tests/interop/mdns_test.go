@@ -119,7 +119,7 @@ func TestFoundByMDNS(t *testing.T) {
 			a = spawn("speaker-a", "Kitchen")
 			took := h.is("resonate/player/speaker-a/availability", "online", 30*time.Second)
 			row(who, fmt.Sprintf("kill -9, started again to retained online: %v (start of Python included)", took.Round(10*time.Millisecond)))
-			if got := h.find("resonate/player/", "/state"); len(got) != 2 {
+			if got := h.find("resonate/player/speaker-", "/state"); len(got) != 2 {
 				t.Errorf("player states %v, want two", got)
 			}
 

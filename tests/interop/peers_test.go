@@ -185,14 +185,19 @@ func drive(t *testing.T, h *house, who string, remote bool, goodbye string, spaw
 
 // dialectOf reads the dialect that the bridge tells about a player.
 func dialectOf(h *house, pid string) string {
-	var devices []map[string]any
-	_ = json.Unmarshal([]byte(h.get("resonate/bridge/devices")), &devices)
-	for _, d := range devices {
-		if d["id"] == pid {
-			return fmt.Sprint(d["dialect"])
+	h.t.Helper()
+	dialect := ""
+	h.until(3*time.Second, pid+" is listed", func(topics map[string]string) bool {
+		var devices []map[string]any
+		_ = json.Unmarshal([]byte(topics["resonate/bridge/devices"]), &devices)
+		for _, d := range devices {
+			if d["id"] == pid && d["connection"] == "connected" {
+				dialect = fmt.Sprint(d["dialect"])
+			}
 		}
-	}
-	return "unknown"
+		return dialect != ""
+	})
+	return dialect
 }
 
 func TestBrokerComesAndGoes(t *testing.T) {
