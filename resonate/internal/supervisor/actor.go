@@ -20,6 +20,7 @@ type actor[E any, S Session] struct {
 	good      time.Time // last success, or the start
 	pending   Why       // heard and not acted upon yet
 	why       Why       // what causes the next attempt
+	tried     []E       // by the attempt under way
 	moves     int       // attempts in a row that a changed endpoint cancelled
 	mistakes  int       // attempts in a row that met another device
 	lastProbe time.Time
@@ -59,9 +60,10 @@ func (a *actor[E, S]) connect(ctx context.Context) error {
 			return a.serve(ctx, in.session)
 		}
 		s, err := a.dial(ctx)
+		if err == nil {
+			err = a.serve(ctx, s)
+		}
 		switch {
-		case err == nil:
-			return a.serve(ctx, s)
 		case errors.Is(err, errMoved):
 			a.failures = 0
 		case errors.Is(err, errStopping):
@@ -95,8 +97,7 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 		err error
 	}
 	results := make(chan result, 1)
-	tried := at.Endpoints
-	at.Endpoints = slices.Clone(tried)
+	a.tried = slices.Clone(at.Endpoints)
 	go func() { // owner: dial, which takes its result; may block in Options.Dial
 		s, err := a.m.o.Dial(ctx, at)
 		results <- result{s, err}
@@ -110,7 +111,7 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 			// RC-1: the context is looked at after the dial returned. A
 			// session that came up too late ends here and nobody hears of it.
 			cause := context.Cause(ctx)
-			if !errors.Is(cause, errMoved) {
+			if r.err != nil && !errors.Is(cause, errMoved) {
 				a.moves = 0
 			}
 			if cause != nil {
@@ -147,7 +148,7 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 			cancel(ErrTimeout)
 		case <-a.e.wake:
 			a.hear()
-			if cause := a.overtaken(tried); cause != nil {
+			if cause := a.overtaken(); cause != nil {
 				cancel(cause) // the first cause counts
 			}
 		}
@@ -236,22 +237,37 @@ func (a *actor[E, S]) begin() (Attempt[E], error) {
 	return at, nil
 }
 
-// overtaken says why the attempt at the endpoints tried has lost its point.
-func (a *actor[E, S]) overtaken(tried []E) error {
+// overtaken says why the attempt under way has lost its point.
+func (a *actor[E, S]) overtaken() error {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
-	if a.e.arrival != nil {
+	switch n := len(a.e.candidates); {
+	case a.e.arrival != nil:
 		return errOvertaken
-	}
-	same := len(tried) == len(a.e.candidates)
-	for i := 0; same && i < len(tried); i++ {
-		same = a.m.o.Equal(tried[i], a.e.candidates[i].ep)
-	}
-	if same || (a.moves >= maxMoves && len(a.e.candidates) > 0) {
+	case n == len(a.tried) && !a.lostLocked(), n > 0 && a.moves >= maxMoves:
 		return nil
 	}
 	a.moves++
 	return errMoved
+}
+
+// moved is overtaken for an attempt that has met its peer: a further candidate
+// does not matter any more, the loss of one that was tried does.
+func (a *actor[E, S]) moved() bool {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if a.moves >= maxMoves || !a.lostLocked() {
+		return false
+	}
+	a.moves++
+	return true
+}
+
+// lostLocked reports whether an endpoint that was tried is no candidate now.
+func (a *actor[E, S]) lostLocked() bool {
+	return slices.ContainsFunc(a.tried, func(tried E) bool {
+		return !slices.ContainsFunc(a.e.candidates, func(c candidate[E]) bool { return a.m.o.Equal(tried, c.ep) })
+	})
 }
 
 // hear takes what Nudge and the others left. The actor is the only reader.

@@ -25,14 +25,16 @@ var (
 
 // fakeNet is the world outside: devices by address, and what they count.
 type fakeNet struct {
-	mu      sync.Mutex
-	devices map[string]*device
-	dials   []dialRecord
-	flying  int
-	maxFly  int
-	live    map[string]int // open sessions per client id
-	peak    map[string]int
-	total   int
+	mu       sync.Mutex
+	devices  map[string]*device
+	dials    []dialRecord
+	flying   int
+	maxFly   int
+	live     map[string]int // open sessions per client id
+	peak     map[string]int
+	total    int
+	held     map[Key]int // open sessions that were dialled, per key
+	peakHeld int
 }
 
 type dialRecord struct {
@@ -55,13 +57,15 @@ type device struct {
 	stuck   bool          // it does not end in order at all
 	upAfter time.Duration
 	noUp    bool
-	silent  bool // delivers no application frame
+	upHook  func()        // called just before up
+	deaf    time.Duration // how long a session goes on after its end, whatever happens
+	silent  bool          // delivers no application frame
 	dropIn  time.Duration
 	dropErr error
 }
 
 func newNet() *fakeNet {
-	return &fakeNet{devices: map[string]*device{}, live: map[string]int{}, peak: map[string]int{}}
+	return &fakeNet{devices: map[string]*device{}, live: map[string]int{}, peak: map[string]int{}, held: map[Key]int{}}
 }
 
 func (n *fakeNet) put(addr string, d *device) *device {
@@ -136,7 +140,13 @@ func (n *fakeNet) dial(ctx context.Context, a Attempt[string]) (*fakeSession, er
 			continue
 		}
 		a.Greeting()
-		return n.open(p), nil
+		s := n.open(p)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		s.key = a.Key
+		n.held[a.Key]++
+		n.peakHeld = max(n.peakHeld, n.held[a.Key])
+		return s, nil
 	}
 	return nil, err
 }
@@ -157,6 +167,7 @@ type fakeSession struct {
 	net  *fakeNet
 	dev  *device
 	id   string
+	key  Key // that dialled it
 	once sync.Once
 	why  error
 	done chan struct{} // it has a cause
@@ -181,7 +192,7 @@ func (s *fakeSession) fail(err error) {
 }
 
 func (s *fakeSession) release() {
-	s.free.Do(func() { s.net.change(func() { s.net.live[s.id]-- }) })
+	s.free.Do(func() { s.net.change(func() { s.net.live[s.id]--; s.net.held[s.key]-- }) })
 }
 
 func (s *fakeSession) Kill(err error) {
@@ -208,6 +219,11 @@ func (s *fakeSession) Probe(ctx context.Context) error {
 	s.net.mu.Lock()
 	mute := s.dev.mute || s.dev.down
 	s.net.mu.Unlock()
+	select {
+	case <-s.done:
+		return errGone
+	default:
+	}
 	if !mute {
 		return nil
 	}
@@ -242,6 +258,9 @@ func (s *fakeSession) Run(ctx context.Context, up func()) error {
 	if d.upAfter > 0 && !wait(d.upAfter) {
 		return s.why
 	}
+	if d.upHook != nil {
+		d.upHook()
+	}
 	if !d.noUp {
 		up()
 	}
@@ -251,7 +270,12 @@ func (s *fakeSession) Run(ctx context.Context, up func()) error {
 		}
 	}
 	<-s.done
-	if d.stuck {
+	if d.deaf > 0 {
+		timer := time.NewTimer(d.deaf)
+		defer timer.Stop()
+		<-timer.C
+	}
+	if d.stuck && ctx.Err() != nil { // a session that fails by itself closes its own socket
 		<-s.cut
 	} else if d.closing > 0 {
 		timer := time.NewTimer(d.closing)
@@ -266,7 +290,7 @@ func (s *fakeSession) Run(ctx context.Context, up func()) error {
 
 // witness records every status and complains about broken order.
 type witness struct {
-	t       *testing.T
+	errorf  func(string, ...any)
 	mu      sync.Mutex
 	log     []Status[*fakeSession]
 	current map[Key]Status[*fakeSession] // Up ones
@@ -276,42 +300,42 @@ type witness struct {
 
 func newWitness(t *testing.T) *witness {
 	t.Helper()
-	return &witness{t: t, current: map[Key]Status[*fakeSession]{}, gens: map[Key]uint64{}}
+	return &witness{errorf: t.Errorf, current: map[Key]Status[*fakeSession]{}, gens: map[Key]uint64{}}
 }
 
 func (w *witness) note(st Status[*fakeSession]) {
 	w.mu.Lock()
 	if st.Gen < w.gens[st.Key] {
-		w.t.Errorf("key %s: gen %d after %d", st.Key, st.Gen, w.gens[st.Key])
+		w.errorf("key %s: gen %d after %d", st.Key, st.Gen, w.gens[st.Key])
 	}
 	w.gens[st.Key] = st.Gen
 	before, live := w.current[st.Key]
 	switch st.State {
 	case Up:
 		if live {
-			w.t.Errorf("key %s: up(%d) while up(%d)", st.Key, st.Gen, before.Gen)
+			w.errorf("key %s: up(%d) while up(%d)", st.Key, st.Gen, before.Gen)
 		}
 		if st.Session == nil || st.Session.ID() != st.ID {
-			w.t.Errorf("key %s: up without its session", st.Key)
+			w.errorf("key %s: up without its session", st.Key)
 		}
 		w.current[st.Key] = st
 	case Waiting, Parked, Gone:
 		if live {
 			if st.Gen != before.Gen {
-				w.t.Errorf("key %s: down(%d) of up(%d)", st.Key, st.Gen, before.Gen)
+				w.errorf("key %s: down(%d) of up(%d)", st.Key, st.Gen, before.Gen)
 			}
 			if st.Cause == nil {
-				w.t.Errorf("key %s: down(%d) without a cause", st.Key, st.Gen)
+				w.errorf("key %s: down(%d) without a cause", st.Key, st.Gen)
 			}
 			delete(w.current, st.Key)
 		}
 	default:
 		if live && st.State != Draining {
-			w.t.Errorf("key %s: %v(%d) while up(%d)", st.Key, st.State, st.Gen, before.Gen)
+			w.errorf("key %s: %v(%d) while up(%d)", st.Key, st.State, st.Gen, before.Gen)
 		}
 	}
 	if st.State != Up && st.Session != nil {
-		w.t.Errorf("key %s: a session in state %v", st.Key, st.State)
+		w.errorf("key %s: a session in state %v", st.Key, st.State)
 	}
 	w.log = append(w.log, st)
 	hook := w.hook
@@ -377,15 +401,16 @@ func (w *witness) pattern(key Key) string {
 
 // bench is a map with its world.
 type bench struct {
-	t   *testing.T
-	net *fakeNet
-	see *witness
-	m   *Map[string, *fakeSession]
+	t      *testing.T
+	errorf func(string, ...any)
+	net    *fakeNet
+	see    *witness
+	m      *Map[string, *fakeSession]
 }
 
 func newBench(t *testing.T, set func(*Options[string, *fakeSession])) *bench {
 	t.Helper()
-	b := &bench{t: t, net: newNet(), see: newWitness(t)}
+	b := &bench{t: t, errorf: t.Errorf, net: newNet(), see: newWitness(t)}
 	o := Options[string, *fakeSession]{
 		Equal:  func(a, b string) bool { return a == b },
 		Dial:   b.net.dial,
@@ -455,22 +480,25 @@ func (b *bench) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := b.m.Close(ctx); err != nil {
-		b.t.Errorf("close: %v", err)
+		b.errorf("close: %v", err)
 	}
 	synctest.Wait()
 	if got := b.net.liveAll(); got != 0 {
-		b.t.Errorf("sessions left after close: got %d, want 0", got)
+		b.errorf("sessions left after close: got %d, want 0", got)
 	}
 	if got := len(b.m.Snapshot()); got != 0 {
-		b.t.Errorf("entries left after close: got %d, want 0", got)
+		b.errorf("entries left after close: got %d, want 0", got)
 	}
 	if n := len(b.m.aliases) + len(b.m.ids) + b.m.provisional; n != 0 {
-		b.t.Errorf("left after close: %d aliases, %d ids, %d provisional", len(b.m.aliases), len(b.m.ids), b.m.provisional)
+		b.errorf("left after close: %d aliases, %d ids, %d provisional", len(b.m.aliases), len(b.m.ids), b.m.provisional)
+	}
+	if b.net.peakHeld > 1 {
+		b.errorf("dialled sessions of one key at one time: got %d, want 1", b.net.peakHeld)
 	}
 	b.see.mu.Lock()
 	defer b.see.mu.Unlock()
 	for k := range b.see.current {
-		b.t.Errorf("key %s: up without its down after close", k)
+		b.errorf("key %s: up without its down after close", k)
 	}
 }
 

@@ -110,7 +110,7 @@ func (v *visit[E, S]) came() bool {
 	if st := v.publish(Up, func(st *Status[S]) { st.Session = v.s }); st.State != Up {
 		return false
 	}
-	v.upAt = time.Now()
+	v.upAt, v.moves = time.Now(), 0
 	v.alive()
 	v.pending = 0 // what was asked for is there
 	return true
@@ -126,7 +126,12 @@ func (v *visit[E, S]) heard(bits Why) {
 		return
 	}
 	v.want |= bits & whyArrival
-	if !v.upAt.IsZero() {
+	if v.upAt.IsZero() {
+		if bits&WhyEndpoint != 0 && !v.inbound && v.moved() {
+			v.end(errMoved, true)
+			return
+		}
+	} else {
 		if time.Since(v.lastProbe) < v.m.o.AnnounceFloor {
 			v.pending &^= WhyAnnounced
 		}

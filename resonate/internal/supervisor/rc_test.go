@@ -1,0 +1,209 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The failures of the analysis of the Python reference library that this
+// package is about, by their numbers there. Each comment names the guard; each
+// test was seen to fail with that guard taken out.
+
+// RC-1: being up is a property of one published value, and a disconnect that
+// is ordered before it wins. Guard: publish refuses Up under the mutex once the
+// entry is stopping. Without it an Up of a removed key is told.
+// (TestRemoveWhileDialSucceeds is about the guard after the dial.)
+func TestRC1NoUpAfterRemove(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		for i := range 300 { // which of the two the actor sees first is chance
+			key, addr := Key(fmt.Sprint("k", i)), fmt.Sprint(i)
+			b.net.put(addr, &device{id: "id" + addr, upHook: func() { b.m.Remove(key) }})
+			b.ensure(key, addr)
+		}
+		b.pass(time.Minute)
+		if got := b.see.ups(""); got != 0 {
+			t.Errorf("ups of removed keys: got %d, want 0", got)
+		}
+		if got := b.net.total; got != 300 {
+			t.Errorf("sessions: got %d, want 300", got)
+		}
+		if got := b.net.liveAll(); got != 0 {
+			t.Errorf("got %d live, want 0", got)
+		}
+	})
+}
+
+// RC-2: teardown runs once per session and is over before the next one begins.
+// Guard: serve returns only with the result of Run. Returning when patience is
+// over instead gives two sockets to one speaker.
+func TestRC2NextSessionWaitsForTeardown(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		d := b.net.put("a", &device{id: "A", deaf: 20 * time.Second})
+		b.ensure("k", "a")
+		b.pass(time.Second)
+		b.net.change(func() { d.mute = true })
+		b.m.Nudge("k", WhyUser) // the probe fails, the session is killed, and does not end
+		b.pass(10 * time.Second)
+		if got := len(b.net.dialed()); got != 1 || b.status("k").State != Draining {
+			t.Errorf("while it ends: got %d dials, state %v; want 1, draining", got, b.status("k").State)
+		}
+		b.net.change(func() { d.mute, d.deaf = false, 0 })
+		b.pass(15 * time.Second)
+		if live, peak := b.net.liveOf("A"); live != 1 || peak != 1 {
+			t.Errorf("got %d live, peak %d; want 1 and 1", live, peak)
+		}
+		e := b.see.edges("k")
+		if b.see.pattern("k") != "UDU" || !errors.Is(e[1].st.Cause, ErrHalfOpen) {
+			t.Errorf("edges: got %s, cause %v; want UDU, ErrHalfOpen", b.see.pattern("k"), e[1].st.Cause)
+		}
+	})
+}
+
+// RC-7: the same client connects again while its old socket is half open, and
+// many disconnects come at once. Guard: adopt looks up the entry that the id is
+// bound to, under the mutex, and the newcomer waits there. Without it two
+// entries have one player, and the old one's end comes after the new one's Up.
+func TestRC7SecondSocketOfOneClient(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		for round := range 50 {
+			old := &device{id: "A", deaf: time.Duration(round%7) * time.Second}
+			b.adopt(old)
+			b.pass(time.Second)
+			b.net.change(func() { old.mute = true })
+			b.adopt(&device{id: "A"})
+			b.pass(time.Duration(round) * 200 * time.Millisecond)
+
+			b.pass(20 * time.Second)
+			if all := b.m.Snapshot(); len(all) != 1 || all[0].State != Up {
+				t.Fatalf("round %d: got %+v, want one entry that is up", round, all)
+			}
+			var wg sync.WaitGroup
+			for range 5 {
+				wg.Go(func() { <-b.m.Remove("in:A") })
+			}
+			wg.Wait()
+		}
+		e := b.see.edges("in:A")
+		if len(e) != 200 || len(b.see.edges("")) != 200 {
+			t.Fatalf("edges: got %d, of all keys %d; want 200 and 200", len(e), len(b.see.edges("")))
+		}
+		for i, x := range e {
+			if x.up != (i%2 == 0) || (i > 0 && x.gen < e[i-1].gen) {
+				t.Fatalf("edge %d: got up=%v gen %d after gen %d", i, x.up, x.gen, e[max(i-1, 0)].gen)
+			}
+		}
+	})
+}
+
+// RC-8: a reference that becomes None between check and use. Guard: a status is
+// one value, stored whole under the mutex; Session is set if and only if it is
+// Up. Storing it without the mutex is seen by the race detector and as an Up
+// without its session.
+func TestRC8SessionIsThereWhenUp(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.net.put("a", &device{id: "A", dropErr: errPeer, dropIn: time.Millisecond})
+		b.ensure("k", "a")
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				tick := time.NewTicker(100 * time.Microsecond)
+				defer tick.Stop()
+				for {
+					for _, st := range b.m.Snapshot() {
+						if (st.State == Up) != (st.Session != nil) {
+							t.Errorf("state %v with session %v", st.State, st.Session)
+						}
+						if st.State == Up {
+							_ = st.Session.Send() // refused or sent, never a panic
+						}
+					}
+					select {
+					case <-tick.C:
+					case <-stop:
+						return
+					}
+				}
+			})
+		}
+		for range 100 {
+			b.m.Nudge("k", WhyUser)
+			b.pass(50 * time.Millisecond)
+		}
+		close(stop)
+		wg.Wait()
+		if got := b.see.ups("k"); got < 5 {
+			t.Errorf("ups: got %d, want several", got)
+		}
+	})
+}
+
+// RC-9: check, then create. Guard: Ensure checks, enters the map and starts the
+// actor in one critical section. Entering the map in the actor instead makes
+// several actors for one key.
+func TestRC9ConcurrentEnsureOneEntry(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		const keys = 50
+		for i := range keys {
+			b.net.put(fmt.Sprint(i), &device{id: fmt.Sprint("id", i), latency: time.Millisecond})
+		}
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		for range 32 {
+			wg.Go(func() {
+				<-start
+				for i := range keys {
+					b.ensure(Key(fmt.Sprint("k", i)), fmt.Sprint(i))
+				}
+			})
+		}
+		synctest.Wait()
+		close(start)
+		wg.Wait()
+		b.pass(time.Minute)
+		if got := len(b.net.dialed()); got != keys {
+			t.Errorf("dials: got %d, want %d", got, keys)
+		}
+		if got := b.see.ups(""); got != keys {
+			t.Errorf("ups: got %d, want %d", got, keys)
+		}
+	})
+}
+
+// RC-10: cleanup by key takes the successor down, or leaves a connection that
+// no call reaches. Guards: Ensure sets next while the old entry is stopping
+// (starting at once instead gives two sockets, and then the pointer comparison
+// in exit is what keeps the successor in the map), exit starts it, and Remove
+// clears it (else the last Remove leaves a device alive).
+func TestRC10SuccessorSurvivesPredecessor(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.net.put("a", &device{id: "A", closing: time.Second})
+		b.ensure("k", "a")
+		b.pass(time.Second)
+		for round := range 20 {
+			old := b.m.Remove("k")
+			b.ensure("k", "a")
+			<-old
+			b.pass(10 * time.Second)
+			s := b.session("k") // it is there and can be reached
+			if live, peak := b.net.liveOf("A"); live != 1 || peak != 1 {
+				t.Fatalf("round %d: got %d live, peak %d; want 1 and 1", round, live, peak)
+			}
+			if round%2 == 1 {
+				s.fail(errPeer)
+				b.pass(time.Minute)
+			}
+		}
+		b.m.Remove("k")
+		b.ensure("k", "a")
+		<-b.m.Remove("k")
+		b.pass(10 * time.Minute)
+		if live, _ := b.net.liveOf("A"); live != 0 {
+			t.Errorf("after the last remove: got %d live, want 0", live)
+		}
+	})
+}
