@@ -190,11 +190,11 @@ func (s *Server) open(ctx context.Context, c candidate) (*websocket.Conn, error)
 	return ws, nil
 }
 
-// ServeHTTP accepts clients that dial us, on /sendspin and, for old clients,
+// ServeHTTP accepts clients that dial us, on Options.Path and, for old clients,
 // /resonate. It returns when the client has said hello or was refused.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/sendspin" && r.URL.Path != "/resonate" {
-		http.Error(w, "Sendspin clients connect to /sendspin (or /resonate) by WebSocket.", http.StatusNotFound)
+	if r.URL.Path != s.opts.Path && r.URL.Path != "/resonate" {
+		http.Error(w, fmt.Sprintf("Sendspin clients connect to %s (or /resonate) by WebSocket.", s.opts.Path), http.StatusNotFound)
 		return
 	}
 	up := websocket.Upgrader{

@@ -31,6 +31,7 @@ type Options struct {
 	DataDir string          // records and identity; "" keeps nothing
 	Clock   *timesync.Clock // default: a new one
 	Log     *slog.Logger    // nil is silent
+	Path    string          // where clients dial in, besides /resonate; default /sendspin
 
 	RefusePlaintext   bool                // speakers must speak encrypted
 	Custody           Custody             // of players that nobody chose for; default auto
@@ -61,6 +62,9 @@ type Override struct {
 func (o Options) withDefaults() Options {
 	if o.Name == "" {
 		o.Name = "Resonate Bridge"
+	}
+	if o.Path == "" {
+		o.Path = "/sendspin"
 	}
 	if o.Clock == nil {
 		o.Clock = timesync.NewClock()

@@ -122,7 +122,6 @@ func (v demoView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (v demoView) View() string {
 	bold, faint := lipgloss.NewStyle().Bold(true), lipgloss.NewStyle().Faint(true)
 	t := table.New().Border(lipgloss.RoundedBorder()).
-		BorderStyle(lipgloss.NewStyle().Foreground(lipgloss.Color("8"))).
 		Headers("Speaker", "Id", "Connection", "Volume", "", "Group", "Dialect", "Way").
 		StyleFunc(func(row, col int) lipgloss.Style {
 			s := lipgloss.NewStyle().Padding(0, 1)

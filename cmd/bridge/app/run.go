@@ -170,7 +170,7 @@ func Run(ctx context.Context, o RunOptions) error {
 
 func serverOptions(cfg Config, log *slog.Logger, rescan func()) resonate.Options {
 	o := resonate.Options{
-		Name: cfg.Name, DataDir: cfg.DataDir, Log: log, Rescan: rescan,
+		Name: cfg.Name, DataDir: cfg.DataDir, Log: log, Rescan: rescan, Path: cfg.Server.Path,
 		RefusePlaintext:   !cfg.Server.Plaintext,
 		Custody:           resonate.Custody(cfg.Players.Custody),
 		MaxVolume:         cfg.Players.MaxVolume,
