@@ -323,15 +323,13 @@ func names(list []heard) string {
 // static are the endpoints of discovery.players.
 func (d *doctor) static() []discovery.Endpoint {
 	var out []discovery.Endpoint
-	source, err := discovery.NewStatic(d.cfg.Discovery.Players)
-	if err != nil {
-		d.say("discovery.players", fail, "%v", err)
-		return nil
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // it announces all it has before it looks at ctx
-	if err := source.Run(ctx, func(ev discovery.Event) { out = append(out, ev.Endpoint) }); err != nil {
-		d.say("discovery.players", fail, "%v", err)
+	for _, u := range d.cfg.Discovery.Players {
+		e, err := discovery.ParseStatic(u)
+		if err != nil {
+			d.say("discovery.players", fail, "%s: %v", showText(u), err)
+			continue
+		}
+		out = append(out, e)
 	}
 	return out
 }

@@ -42,7 +42,8 @@ a later version.`,
 			fs.StringVar(&f.out, "out", "null", "null, `FILE.wav` or -")
 			fs.StringVar(&f.dialect, "dialect", "S4", "R1, R2, S1, S2, S3 or S4")
 			AddConfigFlags(fs)
-			return f.run
+			// Not f.run: that would bind a copy, from before the flags are parsed.
+			return func(ctx context.Context, c *call) error { return f.run(ctx, c) }
 		},
 	}
 }
@@ -86,7 +87,7 @@ func (f playerFlags) run(ctx context.Context, c *call) (err error) {
 		defer o.Listener.Close()
 		if cfg.Discovery.Enabled && cfg.Discovery.Advertise && !isLoopback(o.Listener.Addr()) {
 			o.Advertise = func(ctx context.Context, a client.Advert) error {
-				return discovery.Advertise(ctx, discovery.AdvertiseOptions{
+				return c.advertise(ctx, discovery.AdvertiseOptions{
 					Instance: o.ClientID, Service: a.Service, Port: uint16(a.Port),
 					Path: a.Path, Name: a.Name, Interfaces: cfg.Discovery.Interfaces, Log: log,
 				})

@@ -200,7 +200,7 @@ func (r *reader) section(out layer, prefix string, v raw, emptyUnset bool) layer
 	for _, f := range v.fields {
 		name := prefix + f.key
 		if other := seen[f.key]; other != "" {
-			r.report(name, f.value.show(), f.value.from, "stands twice, first in %s; keep one of them", other)
+			r.report(name, f.value.showUnless(looksSecret(name)), f.value.from, "stands twice, first in %s; keep one of them", other)
 			continue
 		}
 		seen[f.key] = f.value.from

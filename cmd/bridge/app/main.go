@@ -31,7 +31,16 @@ type Process struct {
 type seams struct {
 	dial      func(mqtt.Options) broker
 	browse    func(discovery.MDNSOptions) discovery.Source
+	advertise func(context.Context, discovery.AdvertiseOptions) error
 	multicast func(interfaces []string) (string, error) // see [multicast]
+}
+
+// advertise announces a service until ctx ends.
+func (c *call) advertise(ctx context.Context, o discovery.AdvertiseOptions) error {
+	if c.seams.advertise != nil {
+		return c.seams.advertise(ctx, o)
+	}
+	return discovery.Advertise(ctx, o)
 }
 
 // Exit codes of [Main].
