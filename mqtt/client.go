@@ -243,7 +243,7 @@ func (c *Client) Run(ctx context.Context) error {
 			problem = fmt.Sprintf("the last %d connections ended within %v: does another client use the client id %q, "+
 				"or does the broker cut us for what we publish (see its log)?", early, c.tm.steady, c.broker.ClientID)
 		}
-		c.tell(func(s *Status) { s.Connected, s.Problem = false, join(err.Error(), problem) })
+		c.tell(func(s *Status) { s.Connected, s.Generation, s.Problem = false, gen, join(err.Error(), problem) })
 		c.log.Warn("broker not connected, will try again", slog.Uint64("gen", gen),
 			slog.Duration("retry", retry), slog.Any("err", err), slog.String("problem", problem))
 		select {

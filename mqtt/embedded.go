@@ -60,7 +60,7 @@ func newEmbedded(ln net.Listener, log *slog.Logger) *Embedded {
 	limits.MaximumSessionExpiryInterval = embeddedSession
 	return &Embedded{
 		log: log,
-		ln:  &listener{Listener: ln, conns: make(map[net.Conn]struct{})},
+		ln:  newListener(ln),
 		server: mochi.New(&mochi.Options{
 			Capabilities:           limits,
 			Logger:                 slog.New(quieter{log.Handler()}),
@@ -70,7 +70,7 @@ func newEmbedded(ln net.Listener, log *slog.Logger) *Embedded {
 }
 
 // Addr is the address it listens on, with the port in use.
-func (e *Embedded) Addr() string { return e.ln.Addr().String() }
+func (e *Embedded) Addr() string { return e.ln.Address() }
 
 // Run serves until ctx ends, then cuts all clients. It can be called once.
 func (e *Embedded) Run(ctx context.Context) error {
@@ -78,7 +78,7 @@ func (e *Embedded) Run(ctx context.Context) error {
 	if err := e.server.AddHook(newHook(e.server), nil); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
-	if err := e.server.AddListener(listeners.NewNet("embedded", e.ln)); err != nil {
+	if err := e.server.AddListener(e.ln); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
 	if err := e.server.Serve(); err != nil {
@@ -86,63 +86,90 @@ func (e *Embedded) Run(ctx context.Context) error {
 	}
 	e.log.Info("embedded broker listens", slog.String("addr", e.Addr()))
 	<-ctx.Done()
-	// First the sockets: the server waits for each of them, up to 15 s for one
-	// that never said who it is. A second Close would panic.
-	e.ln.end()
+	// A second Close would panic.
 	if err := e.server.Close(); err != nil {
 		return fmt.Errorf("mqtt: embedded broker: %w", err)
 	}
 	return nil
 }
 
-// listener knows its connections, to end them all.
+// listener serves the connections of one net.Listener. It takes the place of
+// listeners.Net, whose Close may end in a deadlock with a client that leaves
+// (mochi-mqtt v2.7.9: Clients.GetByListener takes its lock twice) and waits up to
+// 15 s for a client that never said who it is.
 type listener struct {
 	net.Listener
+	serving sync.WaitGroup
+
 	mu    sync.Mutex
-	conns map[net.Conn]struct{} // nil after end
+	ended bool
+	conns map[net.Conn]struct{}
 }
 
-func (l *listener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+func newListener(ln net.Listener) *listener {
+	return &listener{Listener: ln, conns: make(map[net.Conn]struct{})}
+}
+
+// ID names the listener.
+func (*listener) ID() string { return "embedded" }
+
+// Protocol is the listener's network.
+func (l *listener) Protocol() string { return l.Listener.Addr().Network() }
+
+// Address is where it listens.
+func (l *listener) Address() string { return l.Listener.Addr().String() }
+
+// Init has nothing to do.
+func (*listener) Init(*slog.Logger) error { return nil }
+
+// Serve hands each connection to establish, on a goroutine that ends with it.
+func (l *listener) Serve(establish listeners.EstablishFn) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if !l.admit(conn) {
+			_ = conn.Close()
+			return
+		}
+		go func() {
+			defer l.dismiss(conn)
+			_ = establish(l.ID(), conn) // the server logs it
+		}()
 	}
-	c := &served{Conn: conn, listener: l}
+}
+
+func (l *listener) admit(conn net.Conn) bool {
 	l.mu.Lock()
-	ended := l.conns == nil
-	if !ended {
-		l.conns[c] = struct{}{}
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.conns[conn] = struct{}{}
+		l.serving.Add(1)
 	}
-	l.mu.Unlock()
-	if ended {
-		_ = conn.Close()
-		return nil, net.ErrClosed
-	}
-	return c, nil
+	return !l.ended
 }
 
-// end closes the listener and every connection. It may be called again.
+func (l *listener) dismiss(conn net.Conn) {
+	l.mu.Lock()
+	delete(l.conns, conn)
+	l.mu.Unlock()
+	l.serving.Done()
+}
+
+// Close closes the listener and every connection, and waits for their ends.
+func (l *listener) Close(listeners.CloseFn) { l.end() }
+
+// end may be called again.
 func (l *listener) end() {
-	_ = l.Close()
+	_ = l.Listener.Close()
 	l.mu.Lock()
-	conns := l.conns
-	l.conns = nil
-	l.mu.Unlock()
-	for c := range conns {
+	l.ended = true
+	for c := range l.conns {
 		_ = c.Close()
 	}
-}
-
-type served struct {
-	net.Conn
-	listener *listener
-}
-
-func (c *served) Close() error {
-	c.listener.mu.Lock()
-	delete(c.listener.conns, c)
-	c.listener.mu.Unlock()
-	return c.Conn.Close()
+	l.mu.Unlock()
+	l.serving.Wait()
 }
 
 // quieter logs as Debug what is not an error: the server warns about each client

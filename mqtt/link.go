@@ -214,7 +214,7 @@ func (l *link) await(ctx context.Context, token paho.Token, what string) error {
 	case <-late.C:
 		return fmt.Errorf("mqtt: %s at %s: no acknowledgement within %v", what, l.name(), l.tm.ack)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fmt.Errorf("mqtt: %s at %s: %w", what, l.name(), context.Cause(ctx))
 	}
 }
 

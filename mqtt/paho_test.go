@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -239,17 +238,10 @@ func TestPahoWriteTimeout(t *testing.T) {
 	awaitStatus(t, c, "connected", connected)
 	link.stall() // it stops reading; TCP stays up
 	payload := make([]byte, 200<<10)
-	begin := time.Now()
 	for i := range 100 { // more than all socket buffers on the way hold
 		c.Set(fmt.Sprintf("base/art/%d", i), payload, ClassState)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("Set waited for the broker: %v", took)
-	}
-	awaitStatus(t, c, "not connected", disconnected)
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("noticed after %v, want about %v", took, tm.write)
-	}
+	awaitStatus(t, c, "not connected, long before a ping is missed", disconnected)
 }
 
 func TestPahoFirstConnectFails(t *testing.T) {
@@ -322,16 +314,19 @@ func TestPahoGeneration(t *testing.T) {
 }
 
 func TestPahoTwoClientsOneID(t *testing.T) {
-	url, _ := serveBroker(t, "127.0.0.1:0")
-	o := options(url)
+	// What one of the two sees: it is cut right after each connect.
+	broker := script{publish: func(*packets.PublishPacket) verdict { return hangUp }}
+	broker.start(t)
+	o := options(broker.url)
 	o.ClientID = "twin"
-	a, b := newTest(t, o, quick()), newTest(t, o, quick())
-	start(t, a.Run)
-	awaitStatus(t, a, "connected", connected) // two at the very same moment both stay (mochi v2.7.9)
-	start(t, b.Run)
-	st := awaitStatus(t, a, "a problem", func(s Status) bool { return strings.Contains(s.Problem, "client id") })
+	c := newTest(t, o, quick())
+	start(t, c.Run)
+	st := awaitStatus(t, c, "a problem", func(s Status) bool { return strings.Contains(s.Problem, "client id") })
 	if !strings.Contains(st.Problem, `"twin"`) {
 		t.Errorf("problem: got %q, want the client id", st.Problem)
+	}
+	if st.Generation < flapping {
+		t.Errorf("said so after %d connections, want %d", st.Generation, flapping)
 	}
 }
 
@@ -369,10 +364,10 @@ func TestPahoEndsWhileConnecting(t *testing.T) {
 	defer ln.Close()
 	for _, scheme := range []string{"mqtt", "mqtts", "ws", "wss"} {
 		t.Run(scheme, func(t *testing.T) {
-			c := newTest(t, options(scheme+"://"+ln.Addr().String()), quick())
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			go func() { done <- c.Run(ctx) }()
+			tm := quick()
+			tm.connect = time.Hour
+			c := newTest(t, options(scheme+"://"+ln.Addr().String()), tm)
+			stop := start(t, c.Run)
 			conn, err := ln.Accept()
 			if err != nil {
 				t.Fatal(err)
@@ -381,14 +376,7 @@ func TestPahoEndsWhileConnecting(t *testing.T) {
 			if _, err := conn.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			begin := time.Now()
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-			if took := time.Since(begin); took > time.Second {
-				t.Errorf("ended after %v, want at once", took)
-			}
+			stop()
 		})
 	}
 }
@@ -398,6 +386,7 @@ func TestPahoEndsWhileStalled(t *testing.T) {
 	link := newProxy(t, url)
 	tm := quick()
 	tm.goodbye = 100 * time.Millisecond
+	tm.write = time.Hour
 	c := newTest(t, options(link.url), tm)
 	stop := start(t, c.Run)
 	awaitStatus(t, c, "connected", connected)
@@ -405,11 +394,7 @@ func TestPahoEndsWhileStalled(t *testing.T) {
 	for i := range 100 {
 		c.Set(fmt.Sprintf("base/art/%d", i), make([]byte, 200<<10), ClassState)
 	}
-	begin := time.Now()
 	stop()
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("ended after %v, want about %v", took, tm.goodbye)
-	}
 	user := newPeer(t, url, "base/state")
 	link.resume()
 	user.until("base/state=offline") // the will: nothing of ours got through

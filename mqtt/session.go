@@ -200,9 +200,8 @@ func (s *session) loop(ctx context.Context) error {
 			return s.link.ended(err)
 		case <-s.echo:
 			s.selftestBy = time.Time{}
-			if s.trouble.selftest != "" { // late, but it works
-				s.worry(&s.trouble.selftest, "")
-			}
+			s.log.Debug("self-test passed", slog.Uint64("gen", s.gen))
+			s.worry(&s.trouble.selftest, "") // it may be late
 		case <-s.wake:
 		case <-done:
 		case <-timer.C:

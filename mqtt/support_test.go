@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -367,6 +368,32 @@ func (s *script) answer(conn net.Conn) error {
 		return packets.NewControlPacket(packets.Pingresp).Write(conn)
 	default:
 		return nil
+	}
+}
+
+// records is a log handler that hands out its messages.
+type records chan string
+
+func (r records) Enabled(context.Context, slog.Level) bool { return true }
+func (r records) WithAttrs([]slog.Attr) slog.Handler       { return r }
+func (r records) WithGroup(string) slog.Handler            { return r }
+func (r records) Handle(_ context.Context, rec slog.Record) error {
+	r <- rec.Message
+	return nil
+}
+
+func (r records) await(t testing.TB, want string) {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		select {
+		case got := <-r:
+			if got == want {
+				return
+			}
+		case <-late:
+			t.Fatalf("no log record %q", want)
+		}
 	}
 }
 
