@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"resonatebridge/resonate/protocol"
@@ -436,5 +438,40 @@ func TestHelloDeviations(t *testing.T) {
 				t.Errorf("notes came twice: %q", again)
 			}
 		})
+	}
+}
+
+// TestConcurrentUse has the reader and the writer of a connection at work at
+// once, for the race detector, and sees that the writer learns.
+func TestConcurrentUse(t *testing.T) {
+	w, _ := accept(t, hello(js), "")
+	state := Frame{Data: []byte(`{"type":"client/state","payload":{"player":{"output_delay_ms":1,"required_lead_time_ms":1,"min_buffer_ms":1,"supported_commands":["set_output_delay"]}}}`)}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 100 {
+			if _, _, err := w.Decode(state); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	wg.Go(func() {
+		for range 100 {
+			w.Commands()
+			w.Name()
+		}
+	})
+	for {
+		frames, err := w.Encode(protocol.ServerCommand{Command: protocol.CommandSetOutputDelay, OutputDelayMs: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(frames) == 1 { // declared by now
+			break
+		}
+		runtime.Gosched()
+	}
+	wg.Wait()
+	if got := w.Name(); got != S4 {
+		t.Errorf("got %s, want S4", got)
 	}
 }
