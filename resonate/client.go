@@ -103,24 +103,20 @@ func (m *model) connection(c *client) Connection {
 	case !managed(m.custody(c)):
 		return NotManaged
 	}
-	parked := c.status.State == supervisor.Parked || c.status.State == supervisor.Waiting || c.status.State == 0
-	switch {
-	case !parked && !c.lostAt.IsZero() && !c.present && !held(c.verdict):
-		return Offline // still tried in the background; the word does not flicker with each attempt
-	case held(c.verdict) && (parked || c.status.State == supervisor.Gone):
+	if held(c.verdict) {
 		return HeldByOtherServer
 	}
 	switch c.verdict.Reason {
 	case string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
 		return PairingRequired
-	case string(protocol.GoodbyeUnauthorized), reasonRefused:
+	case string(protocol.GoodbyeUnauthorized), reasonRefused, supervisor.ReasonAddressReused:
 		return ConnectionProblem
-	case string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest), supervisorWithdrawn:
+	case string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest), supervisor.ReasonWithdrawn:
 		return Offline
 	}
 	switch {
-	case !c.present && m.now().Sub(m.started) >= m.opts.AvailabilityGrace:
-		return Offline
+	case !c.present && (!c.lostAt.IsZero() || m.now().Sub(m.started) >= m.opts.AvailabilityGrace):
+		return Offline // still tried in the background; the word does not flicker with each attempt
 	case c.status.State == supervisor.Dialing || c.status.State == supervisor.Greeting:
 		return Connecting
 	case len(c.endpoints(m)) > 0:
@@ -227,8 +223,10 @@ func sentence(c *client, v supervisor.Verdict, cause error) string {
 		return name + " wants to be paired, which this version can't do yet"
 	case string(protocol.GoodbyeUnauthorized):
 		return name + " does not permit this server; allow it at the speaker, then press Reconnect"
-	case supervisorWithdrawn:
+	case supervisor.ReasonWithdrawn:
 		return ""
+	case supervisor.ReasonAddressReused:
+		return "another speaker answers at the address of " + name + "; it is looked for elsewhere"
 	}
 	if cause == nil || errors.Is(cause, errGone) {
 		return ""

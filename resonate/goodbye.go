@@ -73,11 +73,8 @@ func held(v supervisor.Verdict) bool {
 	case "", reasonLost, reasonRefused,
 		string(protocol.GoodbyeRestart), string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest),
 		string(protocol.GoodbyeUnauthorized), string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired),
-		supervisorWithdrawn:
+		supervisor.ReasonWithdrawn, supervisor.ReasonAddressReused, supervisor.ReasonSuperseded:
 		return false
 	}
 	return true // unknown reasons are shown as standby
 }
-
-// supervisorWithdrawn is the reason of a park after a withdrawn advertisement.
-const supervisorWithdrawn = "withdrawn"

@@ -98,11 +98,14 @@ func (m *model) start() {
 	m.dirty = true
 }
 
-// stop ends what the model started. Every connection has ended before.
+// stop ends what the model started. Every connection has ended before: nobody
+// is available through a bridge that is gone.
 func (m *model) stop() {
 	for _, c := range m.clients {
 		c.grace.Stop()
 		c.member.Stop()
+		c.present = false
+		m.touchBoth(c)
 		m.endWish(c, Errorf(CodeInternal, "the bridge is shutting down"))
 	}
 	m.publish()
