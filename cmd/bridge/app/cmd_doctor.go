@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -18,9 +19,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"resonatebridge/discovery"
+
+	"github.com/spf13/pflag"
 )
 
 const (
@@ -296,15 +297,16 @@ func (d *doctor) network(ctx context.Context) {
 	if inDockerNetwork() {
 		d.say("network", warn, "this is a container in a network of Docker's own, which multicast does not reach: use network_mode: host, or list the speakers in discovery.players")
 	}
-	f, err := d.scan(ctx, d.cfg, listenTime, slog.New(slog.DiscardHandler))
+	span := cmp.Or(d.seams.listen, listenTime)
+	f, err := d.scan(ctx, d.cfg, span, slog.New(slog.DiscardHandler))
 	if err != nil {
 		d.say("mdns", fail, "%v", err)
 		return
 	}
 	if len(f.Speakers) == 0 {
-		d.say("mdns", warn, "no speaker was heard in %v: is one switched on, in the same network (multicast does not cross VLANs or guest Wi-Fi), and does a firewall let UDP 5353 in?", listenTime)
+		d.say("mdns", warn, "no speaker was heard in %v: is one switched on, in the same network (multicast does not cross VLANs or guest Wi-Fi), and does a firewall let UDP 5353 in?", span)
 	} else {
-		d.say("mdns", fine, "%d speakers heard in %v: %s", len(f.Speakers), listenTime, names(f.Speakers))
+		d.say("mdns", fine, "%d speakers heard in %v: %s", len(f.Speakers), span, names(f.Speakers))
 	}
 	if len(f.Servers) > 0 {
 		d.say("servers", fine, "servers heard: %s; a speaker obeys one server at a time, players.custody says how hard the bridge tries", names(f.Servers))

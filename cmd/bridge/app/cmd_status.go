@@ -90,7 +90,7 @@ func (h *house) print(w io.Writer) error {
 		if p.Group != nil {
 			group = p.Group.Option
 		}
-		row(tw, p.Name, orDash(p.ID), p.Connection, number(p.Volume), onOff(p.Mute), orDash(group), orDash(p.Playback), p.problem())
+		row(tw, p.Name, orDash(p.ID), p.Connection, number(p.Volume), onOff(p.Mute), orDash(group), orDash(p.Playback), orDash(p.problem()))
 	}
 	if len(h.named) > 0 {
 		fmt.Fprintln(tw, "\nGROUP\tID\tKIND\tVOLUME\tMUTE\tONLINE\tPLAYBACK\tMEMBERS")
@@ -106,7 +106,7 @@ func row(w io.Writer, cells ...string) {
 	for i := range cells {
 		cells[i] = plain(cells[i])
 	}
-	fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
 
 func (p playerEntry) problem() string {

@@ -9,11 +9,12 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-
-	"github.com/spf13/pflag"
+	"time"
 
 	"resonatebridge/discovery"
 	"resonatebridge/mqtt"
+
+	"github.com/spf13/pflag"
 )
 
 // Process is what a process gets from outside.
@@ -33,6 +34,7 @@ type seams struct {
 	browse    func(discovery.MDNSOptions) discovery.Source
 	advertise func(context.Context, discovery.AdvertiseOptions) error
 	multicast func(interfaces []string) (string, error) // see [multicast]
+	listen    time.Duration                             // of the doctor for mDNS; 0: listenTime
 }
 
 // advertise announces a service until ctx ends.
