@@ -295,12 +295,13 @@ type witness struct {
 	log     []Status[*fakeSession]
 	current map[Key]Status[*fakeSession] // Up ones
 	gens    map[Key]uint64
+	gone    map[Key]bool
 	hook    func(Status[*fakeSession])
 }
 
 func newWitness(t *testing.T) *witness {
 	t.Helper()
-	return &witness{errorf: t.Errorf, current: map[Key]Status[*fakeSession]{}, gens: map[Key]uint64{}}
+	return &witness{errorf: t.Errorf, current: map[Key]Status[*fakeSession]{}, gens: map[Key]uint64{}, gone: map[Key]bool{}}
 }
 
 func (w *witness) note(st Status[*fakeSession]) {
@@ -308,7 +309,10 @@ func (w *witness) note(st Status[*fakeSession]) {
 	if st.Gen < w.gens[st.Key] {
 		w.errorf("key %s: gen %d after %d", st.Key, st.Gen, w.gens[st.Key])
 	}
-	w.gens[st.Key] = st.Gen
+	if st.Gen == 0 || (w.gone[st.Key] && st.Gen == w.gens[st.Key]) {
+		w.errorf("key %s: gen %d of a new entry is not new", st.Key, st.Gen)
+	}
+	w.gens[st.Key], w.gone[st.Key] = st.Gen, st.State == Gone
 	before, live := w.current[st.Key]
 	switch st.State {
 	case Up:

@@ -119,14 +119,16 @@ func (m *Map[E, S]) Ensure(key Key, ep E) (created bool, err error) {
 	e := m.entries[key]
 	switch {
 	case e == nil: // RC-9: in the map before its goroutine exists, under one mutex
-		m.startLocked(key, birth[E, S]{ep: &ep}, time.Time{}, time.Time{})
+		first := ep
+		m.startLocked(key, birth[E, S]{ep: &first}, time.Time{}, time.Time{})
 		return true, nil
 	case e.stopping: // RC-10: never beside the old one
 		created = e.next == nil
 		if created {
 			e.next = &birth[E, S]{}
 		}
-		e.next.ep, e.next.withdrawn = &ep, false
+		latest := ep
+		e.next.ep, e.next.withdrawn = &latest, false
 		return created, nil
 	default:
 		m.offerLocked(e, key, ep)

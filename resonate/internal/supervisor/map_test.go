@@ -423,6 +423,24 @@ func TestNudgeNeverLost(t *testing.T) {
 	}
 }
 
+// TestNudgeOutlivesItsProbe: the session ends while the probe that the nudge
+// caused has no answer yet; the nudge still wants a connection.
+func TestNudgeOutlivesItsProbe(t *testing.T) {
+	inBubble(t, func(o *Options[string, *fakeSession]) {
+		o.BackoffBase, o.BackoffCap = 1000*time.Hour, 1000*time.Hour
+	}, func(b *bench) {
+		d := b.net.put("a", &device{id: "A"})
+		b.ensure("k", "a")
+		b.pass(time.Minute)
+		b.net.change(func() { d.mute = true })
+		b.m.Nudge("k", WhyPlayback)
+		b.pass(time.Second)
+		b.session("k").fail(errPeer)
+		b.pass(time.Second)
+		b.session("k")
+	})
+}
+
 // 18.
 func TestAnnounceStormRateBound(t *testing.T) {
 	inBubble(t, func(o *Options[string, *fakeSession]) {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,17 +20,29 @@ import (
 // (TestRemoveWhileDialSucceeds is about the guard after the dial.)
 func TestRC1NoUpAfterRemove(t *testing.T) {
 	inBubble(t, nil, func(b *bench) {
-		for i := range 300 { // which of the two the actor sees first is chance
-			key, addr := Key(fmt.Sprint("k", i)), fmt.Sprint(i)
-			b.net.put(addr, &device{id: "id" + addr, upHook: func() { b.m.Remove(key) }})
+		for i := range 100 {
+			key, addr, gate := Key(fmt.Sprint("k", i)), fmt.Sprint(i), make(chan struct{})
+			b.net.put(addr, &device{id: "id" + addr, upHook: func() { <-gate }})
 			b.ensure(key, addr)
+			b.pass(time.Second)
+			// The session calls up, and its actor wants to publish that, while
+			// somebody else holds the mutex: whose first act is to remove it.
+			b.m.mu.Lock()
+			close(gate)
+			for range 1000 {
+				runtime.Gosched()
+			}
+			e := b.m.entries[key]
+			e.stopping = true
+			e.cancel(ErrRemoved)
+			b.m.mu.Unlock()
+			<-e.done
 		}
-		b.pass(time.Minute)
 		if got := b.see.ups(""); got != 0 {
 			t.Errorf("ups of removed keys: got %d, want 0", got)
 		}
-		if got := b.net.total; got != 300 {
-			t.Errorf("sessions: got %d, want 300", got)
+		if got := b.net.total; got != 100 {
+			t.Errorf("sessions: got %d, want 100", got)
 		}
 		if got := b.net.liveAll(); got != 0 {
 			t.Errorf("got %d live, want 0", got)

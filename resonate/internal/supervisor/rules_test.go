@@ -286,6 +286,29 @@ func TestEndpointChange(t *testing.T) {
 	}
 }
 
+// TestMovedAttemptIsThrownAway: an attempt that was cancelled because the
+// address changed, and succeeds all the same, must not be served. Guard: the
+// look at the context after the dial.
+func TestMovedAttemptIsThrownAway(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		gate := make(chan struct{})
+		b.net.put("old", &device{id: "A", gate: gate})
+		b.net.put("new", &device{id: "A"})
+		b.ensure("k", "old")
+		b.pass(time.Second)
+		b.ensure("k", "new")
+		b.pass(time.Second)
+		close(gate)
+		b.pass(time.Second)
+		if all := b.net.dialed(); len(all) != 2 || all[1].eps[0] != "new" || b.net.total != 2 || b.see.ups("k") != 1 {
+			t.Errorf("got %d dials, %d sessions, %d ups; want 2, 2, 1", len(all), b.net.total, b.see.ups("k"))
+		}
+		if live, peak := b.net.liveOf("A"); live != 1 || peak != 1 {
+			t.Errorf("got %d live, peak %d; want 1 and 1", live, peak)
+		}
+	})
+}
+
 // TestFlappingAddressCannotStarve: an address that changes faster than a
 // handshake takes must not keep a speaker away.
 func TestFlappingAddressCannotStarve(t *testing.T) {
@@ -298,7 +321,7 @@ func TestFlappingAddressCannotStarve(t *testing.T) {
 			b.pass(700 * time.Millisecond)
 		}
 		if got := b.see.ups("k"); got != 1 {
-			t.Errorf("ups: got %d, want 1", got)
+			t.Fatalf("ups: got %d, want 1", got)
 		}
 		first := b.see.edges("k")[0].st.Since.Sub(b.net.dialed()[0].at)
 		if first > 10*time.Second {

@@ -231,7 +231,7 @@ func (v *visit[E, S]) parted(err error) error {
 			v.failures, v.good = 0, time.Now()
 		}
 	}
-	v.pending |= v.want & whyPublic
+	v.pending |= (v.want | v.asked) & whyPublic // asked for, and not answered
 	switch {
 	case v.ending == nil && err == nil:
 		return ErrEnded
