@@ -159,7 +159,8 @@ func (a *advert) announce(links []link) {
 		return
 	}
 	a.mute = ""
-	a.opts.Log.Info("advertised", "service", a.opts.Service, "instance", a.opts.Instance, "port", a.opts.Port, "path", a.opts.Path)
+	a.opts.Log.Info("advertised", slog.String("service", a.opts.Service), slog.String("instance", a.opts.Instance),
+		slog.Int("port", int(a.opts.Port)), slog.String("path", a.opts.Path))
 }
 
 func (a *advert) register(ips []string, links []link) error {
@@ -189,6 +190,6 @@ func (a *advert) end() {
 func (a *advert) trouble(err error) {
 	if text := err.Error(); text != a.mute {
 		a.mute = text
-		a.opts.Log.Warn("not advertised", "service", a.opts.Service, "err", err)
+		a.opts.Log.Warn("not advertised", slog.String("service", a.opts.Service), slog.Any("err", err))
 	}
 }

@@ -217,7 +217,7 @@ func (r *browse) work(ctx context.Context) time.Duration {
 	}
 	if len(qs) > 0 {
 		if err := r.ear.ask(qs); err != nil {
-			r.opts.Log.Debug("question not sent", "err", err)
+			r.opts.Log.Debug("question not sent", slog.Any("err", err))
 		}
 	}
 	next := r.table.next(now)
@@ -334,7 +334,7 @@ func (r *browse) lookAround(ctx context.Context) {
 		for _, l := range links {
 			names = append(names, l.name)
 		}
-		r.opts.Log.Info("mdns listens", "interfaces", names)
+		r.opts.Log.Info("mdns listens", slog.Any("interfaces", names))
 		r.nextRound = time.Now()
 	}
 }
@@ -351,6 +351,6 @@ func (r *browse) closeEar() {
 func (r *browse) trouble(msg string, err error) {
 	if text := msg + err.Error(); text != r.mute {
 		r.mute = text
-		r.opts.Log.Warn(msg, "err", err)
+		r.opts.Log.Warn("mdns is in trouble", slog.String("what", msg), slog.Any("err", err))
 	}
 }

@@ -39,19 +39,37 @@ func TestMerge(t *testing.T) {
 		steps []step
 		want  []string
 	}{
-		{"one source", []step{{0, Announced, "/a", false}, {0, Announced, "/b", true}, {0, Withdrawn, "/b", false}},
-			[]string{"1 /a false", "1 /b true", "2 /b false"}},
+		{
+			"one source",
+			[]step{{0, Announced, "/a", false}, {0, Announced, "/b", true}, {0, Withdrawn, "/b", false}},
+			[]string{"1 /a false", "1 /b true", "2 /b false"},
+		},
 		{"the second says the same", []step{{0, Announced, "/a", false}, {1, Announced, "/a", false}}, []string{"1 /a false"}},
-		{"the first speaks", []step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {1, Announced, "/c", false}},
-			[]string{"1 /a false"}},
-		{"the second leaves", []step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {1, Withdrawn, "/b", false}},
-			[]string{"1 /a false"}},
-		{"the first leaves", []step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {0, Withdrawn, "/a", false}},
-			[]string{"1 /a false", "1 /b false"}},
-		{"the first leaves, no difference", []step{{0, Announced, "/a", false}, {1, Announced, "/a", false}, {0, Withdrawn, "/a", false}},
-			[]string{"1 /a false"}},
-		{"both leave", []step{{0, Announced, "/a", false}, {1, Announced, "/a", false}, {0, Withdrawn, "/a", false}, {1, Withdrawn, "/a", false}},
-			[]string{"1 /a false", "2 /a false"}},
+		{
+			"the first speaks",
+			[]step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {1, Announced, "/c", false}},
+			[]string{"1 /a false"},
+		},
+		{
+			"the second leaves",
+			[]step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {1, Withdrawn, "/b", false}},
+			[]string{"1 /a false"},
+		},
+		{
+			"the first leaves",
+			[]step{{0, Announced, "/a", false}, {1, Announced, "/b", false}, {0, Withdrawn, "/a", false}},
+			[]string{"1 /a false", "1 /b false"},
+		},
+		{
+			"the first leaves, no difference",
+			[]step{{0, Announced, "/a", false}, {1, Announced, "/a", false}, {0, Withdrawn, "/a", false}},
+			[]string{"1 /a false"},
+		},
+		{
+			"both leave",
+			[]step{{0, Announced, "/a", false}, {1, Announced, "/a", false}, {0, Withdrawn, "/a", false}, {1, Withdrawn, "/a", false}},
+			[]string{"1 /a false", "2 /a false"},
+		},
 		{"a stranger leaves", []step{{1, Withdrawn, "/a", false}}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -186,7 +186,7 @@ func (t *table) record(now time.Time, rr dns.RR, l link, hosts map[string]bool) 
 			t.stats.NoPath++
 			if !in.noPath {
 				in.noPath = true
-				t.log.Warn("endpoint ignored", "endpoint", in.key, "err", err)
+				t.log.Warn("endpoint ignored", slog.String("endpoint", in.key), slog.Any("err", err))
 			}
 		}
 	case *dns.A:
@@ -282,7 +282,7 @@ func (t *table) instance(now time.Time, name string) *instance {
 		t.stats.Refused++
 		if !t.full {
 			t.full = true
-			t.log.Warn("too many services on the network, further ones are ignored", "limit", maxInstances)
+			t.log.Warn("too many services on the network, further ones are ignored", slog.Int("limit", maxInstances))
 		}
 		return nil
 	}

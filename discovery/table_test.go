@@ -41,6 +41,7 @@ type script struct {
 }
 
 func newScript(t testing.TB, ignore ...string) *script {
+	t.Helper()
 	s := &script{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	log := slog.New(slog.NewTextHandler(&s.log, nil))
 	s.table = newTable([]string{testService}, ignore, log, func(ev Event) {

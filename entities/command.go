@@ -103,9 +103,9 @@ func (d decoder) set(c *call, kind, id, name string, scalar bool, payload []byte
 		return tooLong(len(payload))
 	}
 	target := &draft{decoder: d}
-	fields := d.vocabulary.group
+	fields := d.group
 	if kind == "player" {
-		fields = d.vocabulary.player
+		fields = d.player
 	}
 	var pairs []value
 	if scalar {
@@ -784,7 +784,7 @@ func readDeviceOptions(d decoder, c *call, in map[string]value) *resonate.Comman
 	if len(pairs) == 0 {
 		return v.wrong(`an object like {"max_volume": 60}`)
 	}
-	fields := slices.DeleteFunc(slices.Clone(d.vocabulary.player), func(f field) bool {
+	fields := slices.DeleteFunc(slices.Clone(d.player), func(f field) bool {
 		return !slices.Contains([]string{"custody", "delay", "announce_volume", "max_volume"}, f.name)
 	})
 	target := &draft{decoder: d, self: p, player: resonate.SetPlayer{PID: p.PID}}

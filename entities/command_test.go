@@ -365,21 +365,31 @@ func TestEvents(t *testing.T) {
 		want   []string
 	}{
 		{"nothing", house(), house(), nil},
-		{"found and connected", change(func(s *resonate.Snapshot) { s.Players = s.Players[:1] }), house(),
-			[]string{"player_found kitchen-3f9a1c07 ", "player_connected kitchen-3f9a1c07 kitchen-3f9a1c07"}},
+		{
+			"found and connected", change(func(s *resonate.Snapshot) { s.Players = s.Players[:1] }), house(),
+			[]string{"player_found kitchen-3f9a1c07 ", "player_connected kitchen-3f9a1c07 kitchen-3f9a1c07"},
+		},
 		{"forgotten", house(), change(func(s *resonate.Snapshot) { s.Players = s.Players[:1] }), []string{"player_lost kitchen-3f9a1c07 "}},
 		{"lost within the grace", house(), change(func(s *resonate.Snapshot) { s.Players[1].Connection = resonate.Offline }), nil},
-		{"lost", house(), change(func(s *resonate.Snapshot) { s.Players[1].Connection, s.Players[1].Available = resonate.Offline, false }),
-			[]string{"player_lost kitchen-3f9a1c07 kitchen-3f9a1c07"}},
-		{"taken", house(), change(func(s *resonate.Snapshot) { s.Players[1].Connection = resonate.HeldByOtherServer }),
-			[]string{"taken_by_other_server kitchen-3f9a1c07 kitchen-3f9a1c07"}},
-		{"wants a code", house(), change(func(s *resonate.Snapshot) { s.Players[0].Connection = resonate.PairingRequired }),
-			[]string{"pairing_required dining dining"}},
+		{
+			"lost", house(), change(func(s *resonate.Snapshot) { s.Players[1].Connection, s.Players[1].Available = resonate.Offline, false }),
+			[]string{"player_lost kitchen-3f9a1c07 kitchen-3f9a1c07"},
+		},
+		{
+			"taken", house(), change(func(s *resonate.Snapshot) { s.Players[1].Connection = resonate.HeldByOtherServer }),
+			[]string{"taken_by_other_server kitchen-3f9a1c07 kitchen-3f9a1c07"},
+		},
+		{
+			"wants a code", house(), change(func(s *resonate.Snapshot) { s.Players[0].Connection = resonate.PairingRequired }),
+			[]string{"pairing_required dining dining"},
+		},
 		{"volume is no event", house(), change(func(s *resonate.Snapshot) { s.Players[1].Volume = ptr(1) }), nil},
 		{"joined", house(), change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"kitchen-3f9a1c07", "dining"} }), []string{"group_changed downstairs dining"}},
 		{"group gone", house(), change(func(s *resonate.Snapshot) { s.Groups = s.Groups[1:] }), []string{"group_changed downstairs kitchen-3f9a1c07"}},
-		{"order is no event", change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"a", "b"} }),
-			change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"b", "a"} }), nil},
+		{
+			"order is no event", change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"a", "b"} }),
+			change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"b", "a"} }), nil,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := eventsOf(events(tc.before, tc.after)); !slices.Equal(got, tc.want) {

@@ -198,7 +198,12 @@ func TestIDPrefix(t *testing.T) {
 		{"home", "resonate_home_"},
 		{"home/audio", "resonate_home_audio_"},
 		{"home_audio", "resonate_home_audio_"},
-		{"Home", ""}, {"häuser", ""}, {"bridge", ""}, {"group", ""}, {"a/b_c", ""}, {"a b", ""},
+		{"Home", ""},
+		{"häuser", ""},
+		{"bridge", ""},
+		{"group", ""},
+		{"a/b_c", ""},
+		{"a b", ""},
 	} {
 		got := Options{BaseTopic: tc.base}.idPrefix()
 		if tc.want != "" && got != tc.want {

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"resonatebridge/resonate"
+
+	"go.uber.org/goleak"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files and TOPICS.md")

@@ -193,8 +193,8 @@ func (c *Client) allow(topic string, payload []byte) bool {
 // dropped counts a lost message and logs the first, second, fourth, eighth ...
 func (c *Client) dropped(msg string, attrs ...slog.Attr) {
 	if n := c.drops.Add(1); n&(n-1) == 0 {
-		attrs = append(attrs, slog.Uint64("drops", n))
-		c.log.LogAttrs(context.Background(), slog.LevelWarn, msg, attrs...)
+		attrs = append(attrs, slog.String("why", msg), slog.Uint64("drops", n))
+		c.log.LogAttrs(context.Background(), slog.LevelWarn, "message lost", attrs...)
 	}
 }
 

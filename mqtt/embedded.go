@@ -38,7 +38,7 @@ func NewEmbedded(addr string, log *slog.Logger) (*Embedded, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	ln, err := net.Listen("tcp", addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr) // at once: there is nothing to wait for
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("mqtt: embedded broker: %s is taken, probably by another MQTT broker: "+
 			"set mqtt.url to use that one, or mqtt.embedded.listen to another address: %w", addr, err)

@@ -180,7 +180,7 @@ func (m *model) checkPlayer(c *client, cmd SetPlayer) *CommandError {
 		custody = *cmd.Custody
 	}
 	if cmd.Group != nil {
-		if err := m.checkTarget(c, *cmd.Group); err != nil {
+		if err := m.checkTarget(*cmd.Group); err != nil {
 			return err
 		}
 	}
@@ -199,10 +199,11 @@ func (m *model) checkReach(c *client, cmd SetPlayer) *CommandError {
 		return nil
 	}
 	if c.link == nil {
-		switch m.connection(c) {
-		case HeldByOtherServer:
+		now := m.connection(c)
+		if now == HeldByOtherServer {
 			return Errorf(CodeHeldByOtherServer, "%s is in use by %s; set custody to hold, or play, to take it", c.name(), m.holder())
-		case PairingRequired, ApprovalRequired:
+		}
+		if now == PairingRequired || now == ApprovalRequired {
 			return Errorf(CodePairingRequired, "%s wants to be paired first", c.name())
 		}
 		if !c.present || cmd.DelayMs != nil {
@@ -463,7 +464,7 @@ var errReconnect = errors.New("resonate: a reconnect was asked for")
 
 // --- groups ---
 
-func (m *model) checkTarget(c *client, t GroupTarget) *CommandError {
+func (m *model) checkTarget(t GroupTarget) *CommandError {
 	switch {
 	case t.Solo:
 		return nil

@@ -15,11 +15,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/internal/supervisor"
 	"resonatebridge/resonate/protocol"
+
+	"github.com/gorilla/websocket"
 )
 
 // link is a session that the loop has to admit before its messages count.

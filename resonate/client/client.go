@@ -10,11 +10,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
 )
 
 const (
@@ -124,6 +124,7 @@ func Dial(ctx context.Context, url string, opts Options) (*Session, error) {
 	conn, resp, err := d.DialContext(ctx, url, nil)
 	if err != nil {
 		if resp != nil {
+			_ = resp.Body.Close()
 			return nil, fmt.Errorf("dial %s: %s: %w", url, resp.Status, err)
 		}
 		return nil, fmt.Errorf("dial %s: %w", url, err)

@@ -238,7 +238,7 @@ func TestRC4ClientSingleWriterUnderStorm(t *testing.T) {
 						return
 					}
 					sent[i]++
-					time.Sleep(time.Millisecond) //nolint:forbidigo // inside a bubble
+					time.Sleep(time.Millisecond)
 				}
 			})
 		}
@@ -368,7 +368,7 @@ func TestRC6ClientModelIsNeverTorn(t *testing.T) {
 							return
 						}
 					}
-					time.Sleep(time.Millisecond) //nolint:forbidigo // inside a bubble
+					time.Sleep(time.Millisecond)
 				}
 			})
 		}

@@ -99,13 +99,13 @@ func (c *core) report() protocol.ClientState {
 }
 
 func (c *core) event(e event) {
-	switch {
-	case e.session == nil:
+	switch e.session {
+	case nil:
 		c.state.DialPaused = e.paused
 		if e.err != nil {
 			c.state.LastError = e.err.Error()
 		}
-	case e.session == c.holder:
+	case c.holder:
 		c.message(e.message)
 	default:
 		// The first message of a session is its hello. What an old session

@@ -7,12 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
 )
 
 // serve is the server's side as the bridge runs it, on a player that listens.

@@ -15,12 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/gorilla/websocket"
-	"go.uber.org/goleak"
-
 	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -294,7 +294,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 
 // pass lets virtual time go by.
 func pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // inside a bubble
+	time.Sleep(d)
 	synctest.Wait()
 }
 

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/protocol"
+
+	"github.com/gorilla/websocket"
 )
 
 // Over real TCP: the goodbye arrives although audio that nobody reads any more

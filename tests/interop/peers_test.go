@@ -128,9 +128,8 @@ func drive(t *testing.T, h *house, who string, remote bool, goodbye string, spaw
 	}
 
 	// Grouping of two.
-	second := spawn("speaker-b", "Bath")
+	spawn("speaker-b", "Bath")
 	h.is(topic("speaker-b", "availability"), "online", 15*time.Second)
-	mark = second.mark()
 	h.send(topic("speaker-b", "set/join"), "speaker-a")
 	h.until(3*time.Second, "both are in one group", func(topics map[string]string) bool {
 		both := `"members":["speaker-a","speaker-b"]`
@@ -170,7 +169,7 @@ func drive(t *testing.T, h *house, who string, remote bool, goodbye string, spaw
 		t.Errorf("availability %q right after kill -9, want online within the grace", got)
 	}
 	note("kill -9 to offline, with 2 s of grace", h.is(topic("speaker-a", "availability"), "offline", 5*time.Second))
-	a = spawn("speaker-a", "Kitchen")
+	spawn("speaker-a", "Kitchen")
 	h.is(topic("speaker-a", "availability"), "online", 15*time.Second)
 
 	// No duplicate, no ghost.

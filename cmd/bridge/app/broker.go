@@ -61,10 +61,7 @@ func (c *call) remote(ctx context.Context) (*remote, error) {
 
 func (c *call) remoteOf(ctx context.Context, cfg Config, sources Sources) (*remote, error) {
 	silent := slog.New(slog.DiscardHandler)
-	opts, err := RunOptions{Config: cfg, Sources: sources, Env: c.Env, Log: silent}.brokerOptions(ctx, "")
-	if err != nil {
-		return nil, err
-	}
+	opts := RunOptions{Config: cfg, Sources: sources, Env: c.Env, Log: silent}.brokerOptions(ctx, "")
 	if opts.URL == "" {
 		opts.URL = "mqtt://" + reachable(cfg.MQTT.Embedded.Listen)
 	}

@@ -14,13 +14,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spf13/pflag"
-	"golang.org/x/term"
-
 	"resonatebridge/discovery"
 	"resonatebridge/resonate"
 	"resonatebridge/resonate/client"
 	"resonatebridge/resonate/protocol"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 )
 
 // maxDemoPlayers keeps a typing error from filling the machine.
@@ -84,7 +84,7 @@ func demoMain(ctx context.Context, c *call, players int, mqttAddr string) error 
 	d.service, d.server, d.lo = "_p"+tag+"._tcp", "_s"+tag+"._tcp", lo
 
 	live := isTerminal(c.Stdout)
-	var logs io.Writer = c.Stderr
+	logs := c.Stderr
 	if live {
 		d.notes = &lastLines{}
 		logs = d.notes

@@ -2,18 +2,17 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"resonatebridge/resonate"
+
 	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/lipgloss"
 	"github.com/charmbracelet/lipgloss/table"
-
-	"resonatebridge/resonate"
 )
 
 // refresh is how often the display looks at the newest snapshot.
@@ -81,12 +80,12 @@ func playerRow(snap *resonate.Snapshot, p *resonate.Player) []string {
 
 // table shows a live table until the user quits or ctx ends.
 func (d *demo) table(ctx context.Context, r Running) error {
-	_, err := tea.NewProgram(demoView{demo: d, running: r, snap: r.Server.Snapshot()},
-		tea.WithContext(ctx), tea.WithOutput(d.out), tea.WithoutSignalHandler()).Run()
-	if errors.Is(err, tea.ErrProgramKilled) && ctx.Err() != nil {
-		return nil // the signal's doing
+	program := tea.NewProgram(demoView{demo: d, running: r, snap: r.Server.Snapshot()},
+		tea.WithContext(ctx), tea.WithOutput(d.out), tea.WithoutSignalHandler())
+	if _, err := program.Run(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("demo: %w", err)
 	}
-	return err
+	return nil // the user quit, or a signal came
 }
 
 // demoView is the screen, as bubbletea wants it: a value, an update, a view.

@@ -135,7 +135,9 @@ func (h *Health) Run(ctx context.Context, l net.Listener) error {
 	if err := h.server.Shutdown(grace); err != nil {
 		h.server.Close() // cut what did not end in time
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http: %w", err)
+	}
 	return nil
 }
 

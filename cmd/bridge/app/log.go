@@ -13,13 +13,13 @@ import (
 // text is coloured unless NO_COLOR is set.
 func newLogger(w io.Writer, c LogConfig, env []string) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
-	setLevel(level, c.Level)
+	_ = setLevel(level, c.Level) // the configuration was checked
 	opts := &slog.HandlerOptions{Level: level}
 	switch f, ok := w.(*os.File); {
 	case c.Format == "json":
 		return slog.New(slog.NewJSONHandler(w, opts)), level
 	case ok && term.IsTerminal(int(f.Fd())):
-		return slog.New(tint.NewHandler(w, &tint.Options{
+		return slog.New(tint.NewTextHandler(w, &tint.Options{
 			Level: level, TimeFormat: "15:04:05.000", NoColor: getenv(env, "NO_COLOR") != "",
 		})), level
 	default:

@@ -3,12 +3,12 @@ package app
 import (
 	"net/http"
 
+	"resonatebridge/mqtt"
+	"resonatebridge/resonate"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"resonatebridge/mqtt"
-	"resonatebridge/resonate"
 )
 
 // metrics reads its figures from the newest snapshot when it is asked, so

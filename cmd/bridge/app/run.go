@@ -12,12 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"resonatebridge/discovery"
 	"resonatebridge/entities"
 	"resonatebridge/mqtt"
 	"resonatebridge/resonate"
+
+	"github.com/spf13/pflag"
 )
 
 func runCommand() command {
@@ -110,10 +110,7 @@ func Run(ctx context.Context, o RunOptions) error {
 		return fmt.Errorf("http.listen: %w", err)
 	}
 	defer web.Close()
-	opts, err := o.brokerOptions(ctx, server.Identity().ID)
-	if err != nil {
-		return err
-	}
+	opts := o.brokerOptions(ctx, server.Identity().ID)
 	if opts.URL == "" {
 		embedded, err := mqtt.NewEmbedded(cfg.MQTT.Embedded.Listen, log)
 		if err != nil {
@@ -188,7 +185,7 @@ func serverOptions(cfg Config, log *slog.Logger, rescan func()) resonate.Options
 
 // brokerOptions says which broker is used: the configured one, else the one of
 // the Home Assistant Supervisor, else none (an empty URL): the embedded one.
-func (o RunOptions) brokerOptions(ctx context.Context, serverID string) (mqtt.Options, error) {
+func (o RunOptions) brokerOptions(ctx context.Context, serverID string) mqtt.Options {
 	c := o.Config.MQTT
 	bridge := c.BaseTopic + "/bridge/"
 	sum := sha256.Sum256([]byte(serverID + "\n" + c.BaseTopic))
@@ -207,21 +204,21 @@ func (o RunOptions) brokerOptions(ctx context.Context, serverID string) (mqtt.Op
 		o.Log.Warn("mqtt.insecure is set: whoever sits between here and the broker can read and change everything")
 	}
 	if opts.URL != "" {
-		return opts, nil
+		return opts
 	}
 	token := getenv(o.Env, "SUPERVISOR_TOKEN")
 	if token == "" {
-		return opts, nil
+		return opts
 	}
 	s := haSupervisor{url: "http://supervisor", token: token}
 	b, err := s.broker(ctx)
 	if err != nil {
 		o.Log.Warn("the Home Assistant Supervisor offers no broker, running an embedded one; install the Mosquitto app or set mqtt.url", slog.Any("err", err))
-		return opts, nil
+		return opts
 	}
 	opts.URL = b.url()
 	opts.Credentials = s.credentials
-	return opts, nil
+	return opts
 }
 
 func (o RunOptions) entityOptions() entities.Options {
@@ -345,4 +342,3 @@ func dialable(addr string) string {
 	}
 	return net.JoinHostPort(host, port)
 }
-

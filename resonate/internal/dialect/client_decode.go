@@ -193,8 +193,11 @@ func (w *ClientWire) decodeMetadata(o object) (*protocol.Metadata, error) {
 		key string
 		dst *string
 	}{
-		{"title", &m.Title}, {"artist", &m.Artist}, {"album_artist", &m.AlbumArtist},
-		{"album", &m.Album}, {"artwork_url", &m.ArtworkURL},
+		{"title", &m.Title},
+		{"artist", &m.Artist},
+		{"album_artist", &m.AlbumArtist},
+		{"album", &m.Album},
+		{"artwork_url", &m.ArtworkURL},
 	} {
 		if _, there := o.fields[field.key]; !there {
 			continue

@@ -11,7 +11,6 @@ import (
 	"resonatebridge/resonate/protocol"
 )
 
-//nolint:gochecknoglobals // the testing package's way to have a flag
 var updateGolden = flag.Bool("update", false, "rewrite the golden files in testdata")
 
 // conversation is one message of every kind, in an order that makes sense.

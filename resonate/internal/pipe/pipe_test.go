@@ -14,10 +14,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"resonatebridge/resonate/internal/pipe"
+
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
-
-	"resonatebridge/resonate/internal/pipe"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

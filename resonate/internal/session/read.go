@@ -8,10 +8,10 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/protocol"
+
+	"github.com/gorilla/websocket"
 )
 
 // read is the reader goroutine.

@@ -10,11 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
 )
 
 // Ends of a session that callers tell apart.

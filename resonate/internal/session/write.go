@@ -5,11 +5,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
 )
 
 type micros = timesync.Micros

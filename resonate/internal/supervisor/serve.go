@@ -52,7 +52,7 @@ func (a *actor[E, S]) serve(ctx context.Context, s S) error {
 		case err := <-ended:
 			if v.probing {
 				cancel(ErrEnded)
-				<-v.probed
+				<-v.probed //nolint:errcheck // the session has ended, whatever its probe says
 			}
 			return v.parted(err)
 		case <-live:
