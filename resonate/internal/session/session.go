@@ -319,12 +319,16 @@ func (s *Session) Run(ctx context.Context, up func()) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { s.fail(s.read()) })  // ends when the socket is closed
-	wg.Go(func() { s.fail(s.write()) }) // ends with done, at most WriteTimeout later
+	wg.Go(func() { s.fail(s.write()) }) // ends with done, at most closeDeadline later
 	if s.awaitState() {
 		up()
 		close(s.opened)
 	}
 	<-s.done
+	// A writer that stands, because the peer does not read, gets no more time
+	// than the close frame would have.
+	late := time.AfterFunc(closeDeadline, func() { _ = s.ws.Close() })
+	defer late.Stop()
 	wg.Wait()
 	return s.cause
 }
