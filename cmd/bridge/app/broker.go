@@ -114,13 +114,26 @@ func (r *remote) house(ctx context.Context) (*house, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, collectTime, fmt.Errorf("no answer within %v", collectTime))
 	defer cancel()
 	bridge := r.base + "/bridge/"
-	found, err := r.broker.collect(ctx, bridge+"state", bridge+"info", bridge+"devices", bridge+"groups")
+	found, err := r.broker.collect(ctx, bridge+"state", bridge+"info", bridge+"devices", bridge+"groups", r.base+"/player/+/state", r.base+"/group/+/state")
 	if err != nil {
 		return nil, err
 	}
 	h := &house{info: json.RawMessage("{}"), devices: json.RawMessage("[]"), groups: json.RawMessage("[]")}
+	players, groups := map[string]playerEntry{}, map[string]groupEntry{}
 	for _, m := range found {
-		leaf := strings.TrimPrefix(m.Topic, bridge)
+		leaf, ofBridge := strings.CutPrefix(m.Topic, bridge)
+		if !ofBridge {
+			var err error
+			if strings.HasPrefix(m.Topic, r.base+"/player/") {
+				err = keep(players, m, func(p playerEntry) string { return p.ID })
+			} else {
+				err = keep(groups, m, func(g groupEntry) string { return g.ID })
+			}
+			if err != nil {
+				return nil, r.strange(m, err)
+			}
+			continue
+		}
 		if leaf == "state" {
 			h.state = string(m.Payload)
 			continue
@@ -140,13 +153,40 @@ func (r *remote) house(ctx context.Context) (*house, error) {
 			continue
 		}
 		if err := json.Unmarshal(m.Payload, into); err != nil {
-			return nil, fmt.Errorf("%s at %s is not what a bridge of this version publishes: %w", m.Topic, r.at, err)
+			return nil, r.strange(m, err)
 		}
 	}
 	if h.state == "" {
 		return nil, fmt.Errorf("no bridge is known at %s under the topic %s/: is it running, with the same mqtt.url and mqtt.base_topic?", r.at, r.base)
 	}
+	// The lists follow within a second, the states at once: who asks after a
+	// command wants to see what it did.
+	for i, old := range h.players {
+		if p, ok := players[old.ID]; ok {
+			p.ClientID = old.ClientID // only the list has it
+			h.players[i] = p
+		}
+	}
+	for i, old := range h.named {
+		if g, ok := groups[old.ID]; ok {
+			h.named[i] = g
+		}
+	}
 	return h, nil
+}
+
+// keep stores the state of one player or group under its id.
+func keep[T any](all map[string]T, m mqtt.Message, id func(T) string) error {
+	var v T
+	if err := json.Unmarshal(m.Payload, &v); err != nil {
+		return err
+	}
+	all[id(v)] = v
+	return nil
+}
+
+func (r *remote) strange(m mqtt.Message, err error) error {
+	return fmt.Errorf("%s at %s is not what a bridge of this version publishes: %w", m.Topic, r.at, err)
 }
 
 // running is [remote.house] of a bridge that is online: one that is not would

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,7 +34,10 @@ type fakeBroker struct {
 func (b *fakeBroker) collect(_ context.Context, filters ...string) ([]mqtt.Message, error) {
 	var out []mqtt.Message
 	for _, topic := range slices.Sorted(maps.Keys(b.retained)) {
-		if slices.Contains(filters, topic) {
+		if slices.ContainsFunc(filters, func(f string) bool {
+			ok, err := path.Match(strings.ReplaceAll(f, "+", "*"), topic)
+			return ok && err == nil
+		}) {
 			out = append(out, mqtt.Message{Topic: topic, Payload: []byte(b.retained[topic]), Retained: true})
 		}
 	}
@@ -164,6 +168,27 @@ Downstairs  downstairs  named  35      off   1 of 1  playing   kitchen-1
 	}
 	if diff := cmp.Diff(want, stdout); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
+	}
+}
+
+// TestStatusIsAsNewAsTheStates: bridge/devices and bridge/groups may be a
+// second late, so a status right after a command showed what was before it.
+func TestStatusIsAsNewAsTheStates(t *testing.T) {
+	t.Parallel()
+	b := newFakeBroker()
+	b.retained["resonate/player/kitchen-1/state"] = `{"id":"kitchen-1","name":"Kitchen","connection":"connected","volume":20,"mute":true,"playback":"paused","group":{"name":"Kitchen","option":"Solo"}}`
+	b.retained["resonate/group/downstairs/state"] = `{"id":"downstairs","name":"Downstairs","kind":"named","members":[],"online":0,"playback":"idle","volume":null,"mute":null}`
+	_, stdout, stderr := run(t, b.process(), "status")
+	for _, want := range []string{
+		"Kitchen  kitchen-1  connected             20      on    Solo   paused    -\n",
+		"Downstairs  downstairs  named  -       -     0 of 0  idle      -\n",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("status: got %s%s, want the line %q", stdout, stderr, want)
+		}
+	}
+	if code, _, _ := run(t, b.process(), "volume", "AA:BB", "5"); code != ExitOK {
+		t.Errorf("volume by client id beside a state: got exit %d, want 0", code)
 	}
 }
 
