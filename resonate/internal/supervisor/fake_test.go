@@ -110,7 +110,7 @@ func (n *fakeNet) dial(ctx context.Context, a Attempt[string]) (*fakeSession, er
 	n.maxFly = max(n.maxFly, n.flying)
 	n.mu.Unlock()
 	defer n.change(func() { n.flying-- })
-	err := error(errDead)
+	err := errDead
 	for _, ep := range a.Endpoints {
 		n.mu.Lock()
 		var d device

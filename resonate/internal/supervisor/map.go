@@ -74,7 +74,10 @@ type birth[E any, S Session] struct {
 }
 
 // arrival is an inbound session on its way to an actor.
-type arrival[S Session] struct{ session S }
+type arrival[S Session] struct {
+	session S
+	id      string // asked for once, outside the mutex
+}
 
 // New makes an empty map. It starts nothing.
 func New[E any, S Session](o Options[E, S]) *Map[E, S] {
@@ -172,9 +175,12 @@ func (m *Map[E, S]) offerLocked(e *entry[E, S], key Key, ep E) {
 // after the old one is gone. At most one newcomer waits per entry; a newer one
 // kills it.
 //
+// While that entry is ending, the session waits for it to be gone and then
+// starts the successor that Ensure asked for, or an "in:" entry.
+//
 // With an error (ErrClosed, ErrNoID, ErrFull) the session was killed.
 func (m *Map[E, S]) Adopt(s S) (Key, error) {
-	key, loser, err := m.adopt(&arrival[S]{s})
+	key, loser, err := m.adopt(&arrival[S]{session: s, id: s.ID()})
 	if err != nil {
 		s.Kill(err)
 		return "", err
@@ -186,7 +192,7 @@ func (m *Map[E, S]) Adopt(s S) (Key, error) {
 }
 
 func (m *Map[E, S]) adopt(in *arrival[S]) (key Key, loser *arrival[S], err error) {
-	id := in.session.ID()
+	id := in.id
 	if id == "" {
 		return "", nil, ErrNoID
 	}
@@ -209,6 +215,9 @@ func (m *Map[E, S]) adopt(in *arrival[S]) (key Key, loser *arrival[S], err error
 			e.next = &birth[E, S]{}
 		}
 		loser, e.next.in = e.next.in, in
+		if e.next.ep == nil {
+			return inboundPrefix + Key(id), loser, nil
+		}
 		return e.key, loser, nil
 	default:
 		loser, e.arrival = e.arrival, in
@@ -451,7 +460,7 @@ func (m *Map[E, S]) startLocked(key Key, b birth[E, S], lastDial, lastAnnounce t
 		e.candidates = []candidate[E]{{key: key, ep: *b.ep, withdrawn: b.withdrawn}}
 	}
 	if b.in != nil {
-		e.id = b.in.session.ID()
+		e.id = b.in.id
 		m.ids[e.id] = e
 	}
 	if e.inbound {
@@ -493,7 +502,11 @@ func (m *Map[E, S]) exit(e *entry[E, S]) {
 	if m.entries[e.key] == e { // RC-10: by identity, not by key
 		delete(m.entries, e.key)
 		if e.next != nil {
-			m.startLocked(e.key, *e.next, e.lastDial, e.lastAnnounce)
+			key := e.key
+			if e.next.ep == nil { // a key of Ensure is never live unless it is wanted
+				key = inboundPrefix + Key(e.next.in.id)
+			}
+			m.startLocked(key, *e.next, e.lastDial, e.lastAnnounce)
 		}
 	}
 	m.releaseLocked(e)

@@ -102,7 +102,7 @@ type modelWorld struct {
 func (w *modelWorld) check(st Status[*fakeSession]) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, ok := w.wanted[st.Key]; st.State == Up && !ok && !st.Inbound && st.Key[:3] != "in:" {
+	if _, ok := w.wanted[st.Key]; st.State == Up && !ok && st.Key[:3] != "in:" {
 		w.complain("up of key %s, which nobody wants", st.Key)
 	}
 }
@@ -135,7 +135,7 @@ func (w *modelWorld) do(s step) {
 	case "nudgeall":
 		b.m.NudgeAll(s.why)
 	case "drop":
-		err := error(errPeer)
+		err := errPeer
 		if s.hard {
 			err = &verdictError{Verdict{Action: Action(s.key), Leaves: WhyUser | s.why, Reason: "drop"}}
 		}

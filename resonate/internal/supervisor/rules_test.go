@@ -560,6 +560,32 @@ func TestAdopt(t *testing.T) {
 				b.t.Errorf("edges: got %s, want UDU", b.see.pattern("in:A"))
 			}
 		}},
+		{"during removal of a key of Ensure", func(b *bench) {
+			b.net.put("a", &device{id: "A", stuck: true})
+			b.ensure("k", "a")
+			b.pass(time.Second)
+			b.m.Remove("k")
+			s := b.net.open(&device{id: "A"})
+			if key, err := b.m.Adopt(s); key != "in:A" || err != nil {
+				b.t.Errorf("adopt: got %q %v, want in:A", key, err)
+			}
+			b.pass(5 * time.Second)
+			if got := b.see.pattern("k"); b.session("in:A") != s || got != "UD" {
+				b.t.Errorf("edges of k: got %s, want UD", got)
+			}
+		}},
+		{"during removal, then wanted again", func(b *bench) {
+			b.net.put("a", &device{id: "A", stuck: true})
+			b.ensure("k", "a")
+			b.pass(time.Second)
+			b.m.Remove("k")
+			s := b.adopt(&device{id: "A"})
+			b.ensure("k", "a")
+			b.pass(5 * time.Second)
+			if got := b.see.pattern("k"); b.session("k") != s || got != "UDU" || len(b.net.dialed()) != 1 {
+				b.t.Errorf("edges of k: got %s, want UDU", got)
+			}
+		}},
 		{"then dialled by a key of its own", func(b *bench) {
 			d := b.net.put("a", &device{id: "A"})
 			s := b.adopt(d)
