@@ -125,6 +125,7 @@ func (l *loop) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.stop()
+			l.settle()
 			return nil
 		case <-l.server.Changed():
 			l.refresh()
@@ -139,6 +140,18 @@ func (l *loop) run(ctx context.Context) error {
 		case <-timer.C:
 			l.tick(ctx)
 		}
+	}
+}
+
+// settle publishes the last state at once: what a bridge that ends leaves behind
+// is what was true at its end, whatever windows are open.
+func (l *loop) settle() {
+	l.refresh()
+	now := time.Now()
+	for sh := range l.pending {
+		sh.hold, sh.resendAt = nil, time.Time{}
+		sh.document.open, sh.state.open, sh.slow.open = time.Time{}, time.Time{}, time.Time{}
+		l.flush(sh, now)
 	}
 }
 

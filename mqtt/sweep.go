@@ -58,7 +58,7 @@ func collect(ctx context.Context, o Options, filters []string, settle time.Durat
 	if granted {
 		v.link.paho.Publish(o.SelftestTopic, 0, false, nonce) // if it is lost, its absence tells
 	}
-	markBy := time.Now().Add(tm.selftest)
+	last := time.Now() // when something came
 	quiet := time.NewTimer(settle)
 	defer quiet.Stop()
 	found := make(map[string]Message)
@@ -77,11 +77,12 @@ func collect(ctx context.Context, o Options, filters []string, settle time.Durat
 					keep(found, m)
 				}
 			}
+			last = time.Now()
 			quiet.Reset(settle)
 		case <-quiet.C:
 			// Without the nonce a busy broker may only be slow; under an access list
 			// that forbids to publish it, it never comes.
-			if marked || time.Now().After(markBy) {
+			if marked || time.Since(last) > tm.selftest {
 				return slices.SortedFunc(maps.Values(found), func(a, b Message) int { return cmp.Compare(a.Topic, b.Topic) }), nil
 			}
 			quiet.Reset(settle)

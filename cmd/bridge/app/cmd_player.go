@@ -13,11 +13,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/pflag"
-
 	"resonatebridge/discovery"
 	"resonatebridge/resonate/client"
 	"resonatebridge/resonate/protocol"
+
+	"github.com/spf13/pflag"
 )
 
 // playerListen is where a player listens by default (spec: recommended port of

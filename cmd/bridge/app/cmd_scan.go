@@ -12,9 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"resonatebridge/discovery"
+
+	"github.com/spf13/pflag"
 )
 
 func scanCommand() command {
