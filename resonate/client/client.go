@@ -393,7 +393,12 @@ func (s *Session) write() {
 	burst := timesync.NewBurst(s.filter)
 	ask := time.NewTimer(0)
 	defer ask.Stop()
+	model := s.filter.Model()
 	for {
+		if now := s.filter.Model(); now != model { // a burst ends with a reply, or with a probe that timed out
+			model = now
+			s.opts.OnClock(s)
+		}
 		var err error
 		select {
 		case <-s.closing:
@@ -404,11 +409,7 @@ func (s *Session) write() {
 		case <-ping.C:
 			err = s.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout))
 		case sample := <-s.replies:
-			before := s.filter.Model()
 			burst.Reply(sample)
-			if s.filter.Model() != before {
-				s.opts.OnClock(s)
-			}
 			err = s.ask(burst, ask)
 		case <-ask.C:
 			err = s.ask(burst, ask)

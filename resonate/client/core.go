@@ -173,6 +173,9 @@ func (c *core) message(m protocol.ServerMessage) {
 	case protocol.GroupUpdate:
 		c.state.Group = m
 	case protocol.ServerState:
+		if m.Group != nil {
+			c.state.Group = *m.Group
+		}
 		if m.Metadata != nil {
 			c.state.Metadata = m.Metadata
 		}
