@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"resonatebridge/entities/hadoc"
@@ -172,6 +173,26 @@ func TestLabels(t *testing.T) {
 		"player/a": "With Kitchen (2)", "player/b": "With Kitchen", "group/g": "With Hall", "player/c": "With Hall (2)", "group/s": "",
 	} {
 		if got := older.labels[key]; got != want {
+			t.Errorf("%s: got %q, want %q", key, got, want)
+		}
+	}
+}
+
+// Two speakers of one name must not change places when the bridge starts again:
+// an automation that says "With Kitchen" would move another one.
+func TestLabelsKeepTheirAgeOverRestarts(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 11, 1, 12, minute, 0, 0, time.UTC) }
+	s := &resonate.Snapshot{
+		Players: []*resonate.Player{{PID: "a", Name: "Kitchen", FirstSeen: at(2)}, {PID: "b", Name: "Kitchen", FirstSeen: at(1)}},
+		Groups: []*resonate.Group{
+			{ID: "g", Name: "Up", Kind: resonate.NamedGroup, Created: at(4)}, {ID: "h", Name: "Up", Kind: resonate.NamedGroup, Created: at(3)},
+		},
+	}
+	l := relabel(&labels{}, s)
+	for key, want := range map[string]string{
+		"player/a": "With Kitchen (2)", "player/b": "With Kitchen", "group/g": "Up (2)", "group/h": "Up",
+	} {
+		if got := l.labels[key]; got != want {
 			t.Errorf("%s: got %q, want %q", key, got, want)
 		}
 	}

@@ -1,9 +1,11 @@
 package entities
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -66,7 +68,7 @@ func (l *labels) madeFrom(s *resonate.Snapshot) bool {
 
 // relabel makes the labels for s. It returns old itself when no name changed.
 // Things that old knows count as older than the rest; new ones are ordered by
-// id.
+// age, which a restart does not change, then by id.
 func relabel(old *labels, s *resonate.Snapshot) *labels {
 	if old.version > 0 && old.madeFrom(s) {
 		return old
@@ -74,7 +76,8 @@ func relabel(old *labels, s *resonate.Snapshot) *labels {
 	names := make(map[string]string, len(s.Players)+len(s.Groups))
 	var source []named
 	var fresh []string
-	add := func(n named) {
+	born := make(map[string]time.Time)
+	add := func(n named, at time.Time) {
 		key := playerKey(n.id)
 		if n.kind == groupKind {
 			key = groupKey(n.id)
@@ -83,17 +86,20 @@ func relabel(old *labels, s *resonate.Snapshot) *labels {
 		names[key] = first(oneLine(n.name), n.id)
 		if _, known := old.names[key]; !known {
 			fresh = append(fresh, key)
+			born[key] = at
 		}
 	}
 	for _, g := range s.Groups {
 		if g.Kind == resonate.NamedGroup {
-			add(named{groupKind, g.ID, g.Name})
+			add(named{groupKind, g.ID, g.Name}, g.Created)
 		}
 	}
 	for _, p := range s.Players {
-		add(named{playerKind, p.PID, p.Name})
+		add(named{playerKind, p.PID, p.Name}, p.FirstSeen)
 	}
-	slices.Sort(fresh)
+	slices.SortFunc(fresh, func(a, b string) int {
+		return cmp.Or(born[a].Compare(born[b]), strings.Compare(a, b))
+	})
 	l := &labels{
 		version: old.version + 1,
 		source:  source,

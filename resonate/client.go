@@ -149,7 +149,7 @@ func (c *client) snapshot(m *model) *Player {
 		Connection: conn,
 		Available:  c.present || conn == HeldByOtherServer,
 		Custody:    m.custody(c),
-		URL:        c.url, Dialect: c.rec.Dialect, LastError: c.lastErr, LastSeen: c.rec.LastSeen,
+		URL:        c.url, Dialect: c.rec.Dialect, LastError: c.lastErr, LastSeen: c.rec.LastSeen, FirstSeen: c.rec.FirstSeen,
 		HasVolume: c.accepts(protocol.CommandVolume), HasMute: c.accepts(protocol.CommandMute),
 		HasDelay: c.accepts(protocol.CommandSetOutputDelay),
 		Volume:   c.volume, Mute: c.mute, DelayMs: c.delay,

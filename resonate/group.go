@@ -97,7 +97,7 @@ func (g *group) snapshot() *Group {
 	if g.view != nil {
 		return g.view
 	}
-	v := &Group{ID: g.id, Name: g.label(), Kind: g.kind, Members: []string{}, Playback: g.playback}
+	v := &Group{ID: g.id, Name: g.label(), Kind: g.kind, Members: []string{}, Playback: g.playback, Created: g.created}
 	for _, c := range g.players() {
 		v.Members = append(v.Members, c.rec.PID)
 		if c.link != nil {

@@ -110,6 +110,7 @@ type Player struct {
 	Dialect    string    // wire dialect of the live session, else the last one
 	LastError  string    // a sentence; empty when all is well
 	LastSeen   time.Time // zero: never; set when a session ends or is up at start
+	FirstSeen  time.Time // when it became known; kept over restarts
 	Reconnects uint64    // sessions after the first, since the start
 
 	HasVolume, HasMute, HasDelay bool   // which commands it accepts
@@ -135,7 +136,8 @@ type Group struct {
 	HasVolume  bool // at least one connected member has a volume
 	Mute       bool // all members that can be muted are
 	HasMute    bool
-	Online     int // members that are connected
+	Online     int       // members that are connected
+	Created    time.Time // kept over restarts, except of solo groups
 }
 
 // UnmetEndpoint is an address that was announced but never handshaken.
