@@ -215,7 +215,7 @@ func (b *broker) parseURL() error {
 func (b *broker) loadTLS() error {
 	secure := b.url.Scheme == "mqtts" || b.url.Scheme == "wss"
 	if !secure {
-		if b.CAFile != "" || b.CertFile != "" || b.KeyFile != "" || b.Insecure {
+		if b.CAFile != "" || b.CertFile != "" || b.KeyFile != "" {
 			return fmt.Errorf("mqtt: broker URL %q is not encrypted, but certificates are configured: write mqtts:// or wss://, or leave the certificates out", b.name())
 		}
 		return nil
