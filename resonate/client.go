@@ -39,7 +39,6 @@ type client struct {
 	volume    *int
 	mute      *bool
 	delay     *int
-	commands  []protocol.PlayerCommandName // that its wire can carry and that it listed
 	clampedAt time.Time
 
 	asked  asked  // the last volume that was sent
@@ -82,7 +81,7 @@ func (c *client) accepts(cmd protocol.PlayerCommandName) bool {
 	if c.gain() {
 		return cmd == protocol.CommandVolume || cmd == protocol.CommandMute
 	}
-	return slices.Contains(c.commands, cmd)
+	return slices.Contains(c.rec.Commands, cmd)
 }
 
 func (c *client) maxVolume() int {

@@ -493,10 +493,12 @@ func (m *model) onMessage(l *link, msg protocol.ClientMessage) {
 // whether that is news: both may grow with its first state report.
 func (m *model) wireTold(c *client) bool {
 	name, commands := string(c.link.Wire().Name()), c.link.Wire().Commands()
-	if name == c.rec.Dialect && slices.Equal(commands, c.commands) {
+	if name == c.rec.Dialect && slices.Equal(commands, c.rec.Commands) {
 		return false
 	}
-	c.rec.Dialect, c.commands = name, commands
+	// Kept over restarts: a speaker that is away keeps its controls.
+	c.rec.Dialect, c.rec.Commands = name, commands
+	m.unsaved = true
 	return true
 }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"resonatebridge/resonate/protocol"
 )
 
 // Files in the data directory (design: 4.4).
@@ -47,6 +49,8 @@ type playerRecord struct {
 	MAC       string    `json:"mac,omitempty"`
 	LastSeen  time.Time `json:"last_seen,omitzero"`
 	FirstSeen time.Time `json:"first_seen,omitzero"`
+
+	Commands []protocol.PlayerCommandName `json:"commands,omitempty"` // that it accepted in its last session
 }
 
 // groupRecord is what is remembered of a group.
