@@ -145,9 +145,9 @@ func TestHouse(t *testing.T) {
 
 func (h *house) appear() {
 	h.everybodyIsOnline()
-	h.watch.Until("all discovery documents", func(t scene.Topics) bool {
+	h.watch.Until("all discovery documents and volumes", func(t scene.Topics) bool {
 		for i := range speakers {
-			if t[document(pid(i))].Payload == "" {
+			if t[document(pid(i))].Payload == "" || !t.Is(topic(pid(i), "mute"), "OFF") {
 				return false
 			}
 		}
