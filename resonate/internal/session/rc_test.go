@@ -23,8 +23,7 @@ var (
 )
 
 // RC-2: teardown runs once, and the first cause is the one reported. The guard
-// is s.once.Do in fail; without it the second cause overwrites the first and
-// closes done a second time, which panics.
+// is s.once.Do in fail; without it a later cause overwrites the first.
 func TestRC2FirstCauseWins(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -286,7 +285,7 @@ func TestRC4SendAfterEnd(t *testing.T) {
 // ErrGone. The guard is that only the writer goroutine touches the socket:
 // Send does nothing but s.control <- m.
 func TestRC4SendStorm(t *testing.T) {
-	const senders, messages = 64, 200
+	const senders, messages = 64, 100
 	for _, tc := range []struct {
 		name    string
 		queue   int
@@ -402,10 +401,11 @@ func TestRC5StaleSocket(t *testing.T) {
 
 // RC-8: reader and writer each take the other with them, whichever ends first,
 // and Run outlives both. The guards are the deferred Close in write, which
-// frees the reader, and the done case in write, which frees the writer;
-// without either of them Run hangs, and the bubble reports a deadlock. A writer
-// that stands gets 200 ms: without the timer in Run it would be 10 s, for which
-// a speaker that said goodbye would be shown as connected.
+// frees the reader, and the done case in write, which frees the writer; without
+// the one the reader outlives the writer by 200 ms, without the other the
+// writer the reader by 5 s. A writer that stands gets 200 ms: without the timer
+// in Run it would be 10 s, for which a speaker that said goodbye would be shown
+// as connected.
 func TestRC8ReaderAndWriterEndTogether(t *testing.T) {
 	for _, tc := range []struct {
 		name string
