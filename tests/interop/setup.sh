@@ -50,6 +50,10 @@ if python=$(python313); then
   venv aiosendspin-6.1.1 aiosendspin==6.1.1 || missing+=("aiosendspin 6.1.1 (PyPI)")
   venv aiosendspin-2.0.1 aiosendspin==2.0.1 || missing+=("aiosendspin 2.0.1 (PyPI)")
   venv aioresonate-0.13.2 aioresonate==0.13.2 || missing+=("aioresonate 0.13.2 (PyPI)")
+  case $("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') in
+    3.13) venv homeassistant-2025.2.5 homeassistant==2025.2.5 || missing+=("homeassistant 2025.2.5 (PyPI)") ;;
+    *) missing+=("homeassistant 2025.2.5, which needs Python 3.13") ;;
+  esac
 else
   missing+=("Python 3.12 or newer, for aiosendspin and aioresonate")
 fi
