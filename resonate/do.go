@@ -670,6 +670,10 @@ func (m *model) setMembers(g *group, members []*client) *group {
 	}
 	for _, c := range members {
 		if m.groups[g.id] != g { // an ad-hoc group ends with its last pair
+			if len(members) == 1 {
+				m.leave(c)
+				return c.group
+			}
 			g = m.together(members[0])
 		}
 		if g.kind != SoloGroup {

@@ -146,11 +146,20 @@ func (m *model) settle(g *group) {
 		return
 	}
 	delete(m.groups, g.id)
-	for _, c := range slices.Clone(g.members) {
-		last := m.soloOf(c)
-		last.playback = g.playback // it goes on where it is heard last
-		m.place(c, last)
+	if len(players) != 1 {
+		for _, c := range slices.Clone(g.members) {
+			m.place(c, m.soloOf(c))
+		}
+		return
 	}
+	last := m.soloOf(players[0])
+	last.playback = g.playback // it goes on where it is heard last
+	for _, c := range slices.Clone(g.members) {
+		if c != players[0] {
+			m.place(c, last) // displays and controllers stay with it
+		}
+	}
+	m.place(players[0], last)
 }
 
 // soloOf is the group in which c is alone.
