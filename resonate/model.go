@@ -86,6 +86,7 @@ func (m *model) now() time.Time { return time.Now() }
 func (m *model) start() {
 	m.started = m.now()
 	for _, c := range m.clients {
+		m.touch(c) // "offline" becomes "searching"
 		if c.group.kind != SoloGroup {
 			c.member = m.after(m.opts.MembershipGrace, func() { m.memberGraceOver(c) })
 		}

@@ -196,6 +196,7 @@ func (s *Server) Run(ctx context.Context) error {
 	context.AfterFunc(ctx, func() { s.waiting.closeAll() })
 
 	s.model.start()
+	s.publish()
 	for ctx.Err() == nil {
 		s.step(ctx.Done())
 	}
