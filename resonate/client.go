@@ -227,7 +227,12 @@ func sentence(c *client, v supervisor.Verdict, cause error) string {
 	case supervisor.ReasonAddressReused:
 		return "another speaker answers at the address of " + name + "; it is looked for elsewhere"
 	}
-	if cause == nil || errors.Is(cause, errGone) {
+	for _, wanted := range []error{errGone, errReconnect, supervisor.ErrRemoved, supervisor.ErrClosed} {
+		if errors.Is(cause, wanted) {
+			return ""
+		}
+	}
+	if cause == nil {
 		return ""
 	}
 	return cause.Error()

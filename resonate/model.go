@@ -441,10 +441,12 @@ func (m *model) lost(c *client, st status) {
 	m.unsaved = true
 	m.log.Info("disconnected", slog.String("player", c.rec.PID), slog.String("name", c.name()),
 		slog.Uint64("gen", st.Gen), slog.String("reason", st.Verdict.Reason), slog.Any("err", st.Cause))
-	switch st.Verdict.Reason {
-	case string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest),
-		string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
+	switch reason := st.Verdict.Reason; {
+	case reason == string(protocol.GoodbyeShutdown), reason == string(protocol.GoodbyeUserRequest),
+		reason == string(protocol.GoodbyePairingRequired), reason == string(protocol.GoodbyeUnpaired):
 		c.present = false // it said so itself: no grace
+	case !managed(m.custody(c)):
+		c.present = false // a person said so
 	default:
 		c.grace = m.after(m.opts.AvailabilityGrace, func() {
 			if c.link == nil {
