@@ -194,8 +194,14 @@ func (h *house) speaker(id string) *speaker {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := len(h.doors) + 1
+	same := 1 // speakers of this id: the first one has the same key in every house
+	for _, d := range h.doors {
+		if d.id == id {
+			same++
+		}
+	}
 	s := &speaker{
-		h: h, id: id, volume: 40, key: fmt.Sprintf("speaker%d._sendspin._tcp.local.", n),
+		h: h, id: id, volume: 40, key: fmt.Sprintf("%x-%d._sendspin._tcp.local.", id, same),
 		addr:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(100 + n/250), byte(1 + n%250)}), 8928).String(),
 		hello: fmt.Sprintf(playerHello, quoted(id), quoted(id)),
 	}
