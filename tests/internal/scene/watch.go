@@ -145,6 +145,9 @@ func (w *Watcher) Send(topic, payload string) {
 	}
 }
 
+// Post publishes a command and does not wait for the broker.
+func (w *Watcher) Post(topic, payload string) { w.client.Publish(topic, 1, false, payload) }
+
 // Ask sends a JSON request with a transaction and waits for its answer, which
 // must be "ok"; it returns the answer's data.
 func (w *Watcher) Ask(topic, answer string, request map[string]any) map[string]any {
