@@ -48,8 +48,8 @@ func goodbyeVerdict(r protocol.GoodbyeReason) supervisor.Verdict {
 		return supervisor.Verdict{Action: supervisor.Park, Leaves: leaves, Reason: string(r)}
 	}
 	switch r {
-	case protocol.GoodbyeRestart:
-		return supervisor.Verdict{Action: supervisor.RetryAtOnce, Reason: string(r)}
+	case protocol.GoodbyeRestart, "": // no reason given: assume restart (spec: client/goodbye)
+		return supervisor.Verdict{Action: supervisor.RetryAtOnce, Reason: string(protocol.GoodbyeRestart)}
 	case protocol.GoodbyeAnotherServer:
 		return park(user | playback | again)
 	case protocol.GoodbyeShutdown:
