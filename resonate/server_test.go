@@ -60,6 +60,7 @@ func TestGoodbyeTable(t *testing.T) {
 		returns   func(*house, *speaker) // ends the wait at once
 	}{
 		{"restart", Connecting, true, true, 1, nil, nil},
+		{"", Connecting, true, true, 1, nil, nil}, // none given: as restart
 		{"another_server", HeldByOtherServer, true, true, never, []func(*house, *speaker){plain}, again},
 		{"another_server", HeldByOtherServer, true, true, never, nil, user},
 		{"another_server", HeldByOtherServer, true, true, never, nil, hold},
@@ -73,13 +74,14 @@ func TestGoodbyeTable(t *testing.T) {
 		{"already_connected", HeldByOtherServer, true, true, 1, []func(*house, *speaker){plain}, nil},
 		{"concurrent_attempt", HeldByOtherServer, true, true, 1, nil, user},
 	} {
-		t.Run(tc.reason, func(t *testing.T) {
+		t.Run("reason "+tc.reason, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				h := newHouse(t)
 				s := h.online("kitchen")
 				other := h.online("bath")
 				pass(time.Minute)
-				if tc.reason == "restart" || (tc.comes > 0 && tc.returns == nil) {
+				restart := tc.reason == "restart" || tc.reason == ""
+				if restart || (tc.comes > 0 && tc.returns == nil) {
 					s.set(func() { s.gate = make(chan struct{}) }) // dials are seen and go no further
 				}
 				s.line(0).goodbye(tc.reason)
@@ -93,7 +95,7 @@ func TestGoodbyeTable(t *testing.T) {
 				}
 				pass(16 * time.Second)
 				switch {
-				case tc.reason == "restart":
+				case restart:
 					// It is dialled at once, and lost for good when it does not come.
 					if got := h.dialsTo(s.addr); got < 2 {
 						t.Errorf("%d dials, want another one within seconds", got)
@@ -561,6 +563,31 @@ func TestGroupVolume(t *testing.T) {
 }
 
 const controllerHello = `{"type":"client/hello","payload":{"client_id":%q,"name":%q,"version":1,"supported_roles":["controller@v1","metadata@v1"]}}`
+
+// A pair of which one leaves is no group any more, whatever the command was.
+func TestGroupOfOne(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		cmd  SetGroup
+	}{
+		{"members", SetGroup{Members: &[]string{"a"}}},
+		{"remove", SetGroup{Remove: []string{"b"}}},
+		{"another one alone", SetGroup{Members: &[]string{"c"}}},
+		{"nobody", SetGroup{Members: &[]string{}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := room(t, "a", "b", "c")
+			m.mustDo(t, join("b", "a"))
+			tc.cmd.ID = m.clients["a"].group.id
+			m.mustDo(t, tc.cmd) // checks that no group exists without reason
+			for pid, c := range m.clients {
+				if c.group.kind != SoloGroup {
+					t.Errorf("%s is in %s, want its own group", pid, c.group.id)
+				}
+			}
+		})
+	}
+}
 
 // A remote control turns its own group's volume and mute, walks through what
 // plays with switch, and is told what it may ask for. It is no player.
