@@ -21,8 +21,11 @@ func playerID(clientID string, taken func(string) bool) string {
 	sum := sha256.Sum256([]byte(clientID))
 	digits := hex.EncodeToString(sum[:])
 	readable := slug(clientID, 24)
-	if readable == "" {
+	switch {
+	case readable == "":
 		readable = "player"
+	case reservedID(readable):
+		readable = "player-" + readable
 	}
 	for n := 8; ; n += 8 {
 		if id := readable + "-" + digits[:n]; n == len(digits) || !taken(id) {
