@@ -501,7 +501,8 @@ func (t *table) compare(now time.Time, in *instance) {
 		delete(t.gone, in.key)
 		ev := Event{Kind: Announced, Endpoint: ep, Again: wasGone || in.live && in.again}
 		in.dirty, in.again, in.live, in.sent, in.quietUntil = false, false, true, ep, now.Add(quietTime)
-		t.log.Debug("endpoint announced", "endpoint", ep.Key, "addrs", ep.Addrs, "path", ep.Path, "again", ev.Again)
+		t.log.Debug("endpoint announced", slog.String("endpoint", ep.Key), slog.Any("addrs", ep.Addrs),
+			slog.String("path", ep.Path), slog.Bool("again", ev.Again))
 		t.emit(ev)
 	}
 }
@@ -528,7 +529,7 @@ func (t *table) withdraw(now time.Time, in *instance) {
 		delete(t.gone, oldest)
 	}
 	t.gone[in.key] = now
-	t.log.Debug("endpoint withdrawn", "endpoint", in.key)
+	t.log.Debug("endpoint withdrawn", slog.String("endpoint", in.key))
 	t.emit(Event{Kind: Withdrawn, Endpoint: in.sent})
 }
 

@@ -651,7 +651,7 @@ func (j *journal) entries() []entry {
 
 // pass lets virtual time go by.
 func pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // inside a bubble
+	time.Sleep(d)
 	synctest.Wait()
 }
 

@@ -290,9 +290,13 @@ func TestShellAgainstARealBroker(t *testing.T) {
 		t.Errorf("volume: got exit %d, %q, %q", code, stdout, stderr)
 	}
 	stopBridge()
-	<-bridgeEnded
+	if err := <-bridgeEnded; err != nil {
+		t.Errorf("the test's bridge: %v", err)
+	}
 	cancel()
-	<-ended
+	if err := <-ended; err != nil {
+		t.Errorf("the test's broker: %v", err)
+	}
 	<-answered
 }
 

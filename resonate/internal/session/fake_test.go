@@ -313,7 +313,7 @@ func clog(t *testing.T, r *running) {
 
 // pass lets virtual time go by.
 func pass(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // inside a bubble
+	time.Sleep(d)
 	synctest.Wait()
 }
 

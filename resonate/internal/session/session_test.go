@@ -538,12 +538,12 @@ func TestIgnored(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
-	probe := func(r *running) (error, time.Duration) { //nolint:revive // the error is the subject
+	probe := func(r *running) (time.Duration, error) {
 		ctx, cancel := context.WithTimeoutCause(context.Background(), 2*time.Second, errStop)
 		defer cancel()
 		start := time.Now()
 		err := r.Probe(ctx)
-		return err, time.Since(start)
+		return time.Since(start), err
 	}
 	for _, tc := range []struct {
 		name string
@@ -579,7 +579,7 @@ func TestProbe(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				r, p := live(t)
 				tc.with(r, p)
-				err, took := probe(r)
+				took, err := probe(r)
 				must(t, "probe", err, tc.want)
 				if took != tc.took {
 					t.Errorf("it took %v, want %v", took, tc.took)
