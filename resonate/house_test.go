@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,10 +129,15 @@ func (h *house) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if ctx.Err() != nil && s.gated() == nil {
 		return nil, ctx.Err()
 	}
-	a, b := pipe.New()
+	a, b := pipe.NewSize(s.dialled())
 	h.mu.Lock()
 	h.ours = append(h.ours, a)
 	h.mu.Unlock()
+	s.set(func() {
+		s.sockets = slices.DeleteFunc(s.sockets, (*pipe.Conn).IsClosed)
+		s.sockets = append(s.sockets, a)
+		s.most = max(s.most, len(s.sockets))
+	})
 	h.lines.Go(func() { s.accept(b) })
 	return a, nil
 }
@@ -164,6 +170,9 @@ type speaker struct {
 	gate        chan struct{} // dials wait for it
 	live, peak  int
 	connections []*line
+	capacity    int          // of links that the server dials, if not 0
+	sockets     []*pipe.Conn // the server's open ends of them
+	most        int          // of sockets, at once
 }
 
 // line is one connection of a speaker.
@@ -257,6 +266,29 @@ func (s *speaker) gated() chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.gate
+}
+
+// dialled is how much the link of a dial holds.
+func (s *speaker) dialled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.capacity != 0 {
+		return s.capacity
+	}
+	return pipe.DefaultCapacity
+}
+
+// clog stops it, and gives the server so much to say that its writer stands:
+// letting go of it takes a while.
+func (s *speaker) clog() {
+	l := s.line(-1)
+	l.link.Freeze()
+	for i := range 100 {
+		if _, err := s.h.Do(s.h.t.Context(), setVolume(s.id, i)); err != nil {
+			s.h.t.Fatal(err)
+		}
+	}
+	synctest.Wait()
 }
 
 // powerOff ends its connections without a word and refuses new ones.

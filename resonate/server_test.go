@@ -157,6 +157,11 @@ func TestHeldByOtherServer(t *testing.T) {
 		}
 		h.mustFail(setVolume("kitchen", 10), CodeHeldByOtherServer)
 
+		h.must(setCustody("kitchen", CustodyAuto)) // chosen or by default, auto asks nobody to give it up
+		pass(time.Minute)
+		if got := h.dialsTo(s.addr); got != 1 {
+			t.Errorf("%d dials after custody auto, want none", got-1)
+		}
 		h.must(setCustody("kitchen", CustodyHold)) // the user takes it
 		pass(time.Second)
 		h.want("kitchen", Connected, true)
@@ -828,10 +833,23 @@ func TestDoAlwaysAnswers(t *testing.T) {
 		var wg sync.WaitGroup
 		storm := func() {
 			for _, c := range []Command{
-				nil, Scan{}, AddEndpoint{URL: "nonsense"}, AddEndpoint{URL: "ws://192.0.2.77:1/x"}, AddGroup{}, AddGroup{Name: "G"},
-				RemoveGroup{ID: "g"}, SetGroup{ID: "solo-kitchen", Volume: &VolumeChange{Value: 3}}, SetGroup{}, SetPlayer{}, RemovePlayer{},
-				SetPlayer{PID: "kitchen"}, setVolume("kitchen", 9), SetPlayer{PID: "kitchen", Group: &GroupTarget{}},
-				SetPlayer{PID: "kitchen", Identify: true}, SetPlayer{PID: "kitchen", DelayMs: ptr(20)}, SetPlayer{PID: "kitchen", Reconnect: true},
+				nil,
+				Scan{},
+				AddEndpoint{URL: "nonsense"},
+				AddEndpoint{URL: "ws://192.0.2.77:1/x"},
+				AddGroup{},
+				AddGroup{Name: "G"},
+				RemoveGroup{ID: "g"},
+				SetGroup{ID: "solo-kitchen", Volume: &VolumeChange{Value: 3}},
+				SetGroup{},
+				SetPlayer{},
+				RemovePlayer{},
+				SetPlayer{PID: "kitchen"},
+				setVolume("kitchen", 9),
+				SetPlayer{PID: "kitchen", Group: &GroupTarget{}},
+				SetPlayer{PID: "kitchen", Identify: true},
+				SetPlayer{PID: "kitchen", DelayMs: ptr(20)},
+				SetPlayer{PID: "kitchen", Reconnect: true},
 			} {
 				for _, limit := range []time.Duration{0, time.Millisecond, 10 * time.Second} {
 					wg.Go(func() {
