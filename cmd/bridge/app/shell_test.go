@@ -278,11 +278,15 @@ func TestShellAgainstARealBroker(t *testing.T) {
 		case <-ctx.Done():
 		}
 	}()
-	for deadline := time.After(10 * time.Second); !bridge.Status().Connected; {
-		select {
-		case <-bridge.Changed():
-		case <-deadline:
-			t.Fatal("the test's bridge did not connect")
+	wait, stopWaiting := context.WithTimeout(ctx, 10*time.Second)
+	defer stopWaiting()
+	for want := len(newFakeBroker().retained); ; { // what is there now is what the shell will read
+		got, err := mqtt.Collect(wait, mqtt.Options{URL: url}, []string{"resonate/#"}, 50*time.Millisecond)
+		if err != nil {
+			t.Fatalf("the test's bridge did not publish: %v", err)
+		}
+		if len(got) >= want {
+			break
 		}
 	}
 	env := []string{"RESONATE_MQTT_URL=" + url}
