@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"resonatebridge/cmd/bridge/app"
 	"resonatebridge/resonate/client"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/tests/internal/scene"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

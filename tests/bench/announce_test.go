@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/miekg/dns"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/sys/unix"
-
 	"resonatebridge/cmd/bridge/app"
 	"resonatebridge/resonate/client"
 	"resonatebridge/tests/internal/scene"
+
+	"github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 )
 
 // TestBenchAnnounce measures the way of a speaker from its mDNS announcement to
@@ -42,12 +42,13 @@ func TestBenchAnnounce(t *testing.T) {
 		Players: []string{out.service}, Servers: []string{"_s" + out.service[1:]},
 	}})
 
+	measure(t, out, came, 0, 1) // the bridge may not listen yet when it says that it has started
 	var ds []time.Duration
 	for i := range alone {
-		ds = append(ds, measure(t, out, came, i, 1)...)
+		ds = append(ds, measure(t, out, came, 1+i, 1)...)
 	}
 	times("announcement to retained online, 1 speaker", ds, ofMax, 500*time.Millisecond)
-	ds = measure(t, out, came, alone, crowd)
+	ds = measure(t, out, came, 1+alone, crowd)
 	times("announcement to retained online, 200 speakers at once", ds, ofMax, 5*time.Second)
 }
 

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate"
 	"resonatebridge/tests/internal/scene"
+
+	"github.com/gorilla/websocket"
 )
 
 const megabyte = 1_000_000

@@ -27,7 +27,7 @@ func removeProgram() {
 func build(t *testing.T) string {
 	t.Helper()
 	if program == "" {
-		dir, err := os.MkdirTemp("", "bench")
+		dir, err := os.MkdirTemp("", "bench") //nolint:usetesting // more than one test uses it
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,8 +92,7 @@ func startProcess(t *testing.T, brokerURL, brokerAddr string) *process {
 			}
 		case <-time.After(patience):
 			_ = p.cmd.Process.Kill()
-			<-ended
-			t.Errorf("bridge: it did not end within %v of SIGINT", patience)
+			t.Errorf("bridge: it did not end within %v of SIGINT: %v", patience, <-ended)
 		}
 	})
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate/client"
 	"resonatebridge/resonate/protocol"
+
+	"github.com/gorilla/websocket"
 )
 
 // patience is how long anything may take before measuring it is given up.

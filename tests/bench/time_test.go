@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"resonatebridge/resonate"
 	"resonatebridge/tests/internal/scene"
+
+	"github.com/gorilla/websocket"
 )
 
 // TestBenchTime measures how long a client/time is inside the server, by the
