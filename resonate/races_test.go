@@ -12,11 +12,10 @@ import (
 )
 
 // RC-1: a connection that comes up after nobody wants it any more is closed,
-// and nobody hears of it. The guard is that Remove cancels the entry's context
-// (e.cancel in the supervisor's map), which the dial, the hello, the session's
-// Run and the actor each look at; without it the speaker is connected and shown
-// though it was removed. The same fails without conns.Remove in onDiscovery,
-// setCustody and removePlayer.
+// and nobody hears of it. The guards are the calls of conns.Remove in
+// onDiscovery, setCustody and removePlayer; without one of them the speaker is
+// connected though it was removed. What the map does then is tested in package
+// supervisor.
 func TestRC1RemovedDuringDial(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -93,10 +92,8 @@ func TestRC1RemovedDuringDial(t *testing.T) {
 
 // RC-7: the old connection of a speaker is half open when it connects again.
 // The ends come in order, at most one is up, and it stays in its group. The
-// guards are that the supervisor's map hands a second session of an id to the
-// entry that has it (e := m.ids[id] in adopt; without it there are two), and
-// that membership belongs to the client and not to its link (the timer in
-// lost; without it the speaker is alone in a new group).
+// guard is that membership belongs to the client and not to its link: in lost
+// it ends by a timer; if it ended there the speaker would be back alone.
 func TestRC7HalfOpenAndBack(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -154,7 +151,9 @@ func TestRC7HalfOpenAndBack(t *testing.T) {
 
 // RC-7, the other way round: as long as the old connection answers, whoever
 // claims its id is sent away, as often as he tries (races: B29). The guard is
-// the Kill of the newcomer when the probe is answered.
+// that the supervisor's map hands a second session of an id to the entry that
+// has it (e := m.ids[id] in adopt), which probes its own first; without it the
+// newcomer stays.
 func TestRC7ImpostorIsSentAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		h := newHouse(t)
@@ -298,6 +297,7 @@ func TestRC10CustodyFlaps(t *testing.T) {
 					custody(CustodyAuto)
 				}
 				custody(tc.last)
+				dials := h.dialsTo(s.addr)
 				for range 10 {
 					pass(time.Minute)
 					live, _, total := s.counts()
@@ -307,6 +307,9 @@ func TestRC10CustodyFlaps(t *testing.T) {
 					if live != tc.live || s.most != 1 || total > 102 {
 						t.Fatalf("%d connections now, %d at once, %d in all; want %d, 1, at most 102", live, s.most, total, tc.live)
 					}
+				}
+				if got := h.dialsTo(s.addr); tc.live == 0 && got != dials {
+					t.Errorf("%d dials after the last word, want none", got-dials)
 				}
 				h.edges("kitchen") // alternate
 				if got := h.edges("bath"); got != "up1" || other.line(0).isOver() {
@@ -379,6 +382,33 @@ func TestOneSpeakerTwoEndpoints(t *testing.T) {
 		}
 		if got := h.edges("kitchen"); got != "up1 down1 up2" {
 			t.Errorf("edges %q, want up1 down1 up2", got)
+		}
+	})
+}
+
+// A second way to a speaker that is connected takes nothing from it, also when
+// both ways are remembered as its own. The guard is the comparison of keys in
+// onStatus; without it the attempt over the second way reads as a loss.
+func TestSecondWayIsNoLoss(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		data := func(o *Options) { o.DataDir = dir }
+		h := newHouse(t, data)
+		a := h.online("kitchen")
+		h.stop()
+		h = newHouse(t, data)
+		a2, b := h.speaker("kitchen"), h.speaker("kitchen")
+		if a2.key != a.key || b.key == a.key {
+			t.Fatalf("keys %s, %s and %s, want the first two the same", a.key, a2.key, b.key)
+		}
+		b.announce() // a way that is new
+		synctest.Wait()
+		h.want("kitchen", Connected, true)
+		a2.announce() // the one that is remembered
+		pass(time.Minute)
+		h.want("kitchen", Connected, true)
+		if got := h.edges("kitchen"); got != "up1" {
+			t.Errorf("edges %q, want up1", got)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -758,6 +759,25 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// What was chosen last before the end is saved as well.
+func TestStoreSavesWhatIsLeft(t *testing.T) {
+	dir := t.TempDir()
+	st, _, err := openStore(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 20 { // it may look at the end first, or at what is new
+		st.save(&records{Players: []playerRecord{{PID: "kitchen", MaxVolume: i + 1}}})
+		st.run(ctx)
+		_, recs, err := openStore(dir, slog.New(slog.DiscardHandler))
+		if err != nil || len(recs.Players) != 1 || recs.Players[0].MaxVolume != i+1 {
+			t.Fatalf("round %d: got %+v, %v", i, recs.Players, err)
+		}
+	}
+}
+
 // A damaged file is set aside and said, never silently replaced.
 func TestDamagedRecords(t *testing.T) {
 	for _, name := range []string{playersFile, groupsFile, identityFile} {
@@ -831,7 +851,7 @@ func TestDoAlwaysAnswers(t *testing.T) {
 		h := newHouse(t)
 		s := h.online("kitchen")
 		var wg sync.WaitGroup
-		storm := func() {
+		storm := func(limits ...time.Duration) { // 0: none
 			for _, c := range []Command{
 				nil,
 				Scan{},
@@ -851,10 +871,14 @@ func TestDoAlwaysAnswers(t *testing.T) {
 				SetPlayer{PID: "kitchen", DelayMs: ptr(20)},
 				SetPlayer{PID: "kitchen", Reconnect: true},
 			} {
-				for _, limit := range []time.Duration{0, time.Millisecond, 10 * time.Second} {
+				for _, limit := range limits {
 					wg.Go(func() {
-						ctx, cancel := context.WithTimeout(context.Background(), limit)
-						defer cancel()
+						ctx := context.Background()
+						if limit != 0 {
+							var cancel context.CancelFunc
+							ctx, cancel = context.WithTimeout(ctx, limit)
+							defer cancel()
+						}
 						start := time.Now()
 						_, err := h.Do(ctx, c)
 						var ce *CommandError
@@ -868,20 +892,23 @@ func TestDoAlwaysAnswers(t *testing.T) {
 				}
 			}
 		}
-		storm()
+		all := []time.Duration{0, time.Nanosecond, time.Millisecond, 10 * time.Second}
+		storm(all...)
 		s.powerOff()
-		storm()
+		storm(all...)
 		synctest.Wait()
-		storm() // while it reconnects
+		storm(all...) // while it reconnects
 		pass(20 * time.Second)
-		storm()
+		storm(all...)
 		s.powerOn()
-		storm()
+		storm(all...)
 		wg.Go(h.stop)
-		storm()
+		storm(all...)
 		wg.Wait()
-		storm() // after the end
-		wg.Wait()
+		for range 5 {
+			storm(0) // after the end, with all the time in the world
+			wg.Wait()
+		}
 		if _, err := h.Do(context.Background(), Scan{}); err == nil || !strings.Contains(err.Error(), "shutting down") {
 			t.Errorf("after the end: got %v, want that it is shutting down", err)
 		}
