@@ -8,12 +8,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"resonatebridge/discovery"
 )
 
 // What a bad speaker gets, and that nobody else notices. Each row runs once
@@ -367,11 +370,40 @@ func TestServeHTTP(t *testing.T) {
 			}
 			_ = resp.Body.Close()
 			_ = c.Close()
+			synctest.Wait() // the http.Server has let go of it
 		}
 		if got := h.pids(); len(got) != 0 {
 			t.Errorf("players %v, want none", got)
 		}
 	})
+}
+
+// An endpoint without a path, or with one that no speaker has, is an address
+// like any other.
+func TestEndpointPaths(t *testing.T) {
+	for _, path := range []string{"", "/", "/other?x=%2F", "/\x7f", "//"} {
+		t.Run(strconv.Quote(path), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				h := newHouse(t)
+				good := h.online("good")
+				s := h.speaker("kitchen")
+				e := s.endpoint()
+				e.Path = path
+				h.Discover(discovery.Event{Kind: discovery.Announced, Endpoint: e})
+				pass(time.Minute)
+				if path == "/\x7f" { // no URL can have it
+					if got := h.Snapshot().Unmet; len(got) != 1 || !strings.Contains(got[0].Error, "invalid control character") {
+						t.Errorf("unmet %+v, want what is wrong with the address", got)
+					}
+				} else {
+					h.want("kitchen", Connected, true)
+				}
+				if good.line(0).isOver() {
+					t.Error("the good speaker was disturbed")
+				}
+			})
+		})
+	}
 }
 
 // What answers at an announced address need not be a speaker.
