@@ -20,6 +20,8 @@ type (
 // display, which is not shown to people and not remembered.
 type client struct {
 	rec    *playerRecord
+	over   Override // what the configuration says of it
+	limit  int      // maximum volume of every player, from the configuration
 	player bool
 	key    supervisor.Key // where its newest session or attempt is; "" if never tried
 	keys   []supervisor.Key
@@ -31,8 +33,9 @@ type client struct {
 	lostAt   time.Time // when link became nil; zero: never had one in this run
 	grace    *time.Timer
 	member   *time.Timer
-	present  bool   // availability: live, or within the grace
-	sessions uint64 // in this run
+	clamp    *time.Timer // until the maximum may be enforced again
+	present  bool        // availability: live, or within the grace
+	sessions uint64      // in this run
 
 	available bool // by its own word
 	sync      string
@@ -64,7 +67,7 @@ type told struct {
 
 // name is what people call it.
 func (c *client) name() string {
-	for _, n := range []string{c.rec.GivenName, c.rec.Name, c.rec.ClientID} {
+	for _, n := range []string{c.rec.GivenName, c.over.Name, c.rec.Name, c.rec.ClientID} {
 		if n != "" {
 			return n
 		}
@@ -85,10 +88,12 @@ func (c *client) accepts(cmd protocol.PlayerCommandName) bool {
 }
 
 func (c *client) maxVolume() int {
-	if c.rec.MaxVolume == 0 {
-		return 100
+	for _, v := range []int{c.rec.MaxVolume, c.over.MaxVolume} {
+		if v != 0 {
+			return v
+		}
 	}
-	return c.rec.MaxVolume
+	return c.limit
 }
 
 // managed reports whether we may connect to c at all.
@@ -102,7 +107,7 @@ func (m *model) connection(c *client) Connection {
 	case !managed(m.custody(c)):
 		return NotManaged
 	}
-	if held(c.verdict) {
+	if held(c.verdict) && !c.withdrawn(m) {
 		return HeldByOtherServer
 	}
 	switch c.verdict.Reason {
@@ -123,6 +128,29 @@ func (m *model) connection(c *client) Connection {
 	default:
 		return Searching
 	}
+}
+
+// withdrawn reports whether c was advertised once and is no more: whoever had
+// it, it is switched off now.
+func (c *client) withdrawn(m *model) bool {
+	known := false
+	for _, k := range c.keys {
+		e, ok := m.endpoints[k]
+		if e.advertised {
+			return false
+		}
+		known = known || ok
+	}
+	return known
+}
+
+// expected is the volume that c will have: what was asked of it a moment ago,
+// else what it reported.
+func (c *client) expected(now time.Time) *int {
+	if c.asked.volume != nil && now.Sub(c.asked.at) < time.Second {
+		return c.asked.volume
+	}
+	return c.volume
 }
 
 // endpoints are the advertised addresses of c.

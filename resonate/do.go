@@ -2,6 +2,7 @@ package resonate
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -115,10 +116,6 @@ func (m *model) setPlayer(cmd SetPlayer, answer reply) {
 		m.enforceMaximum(c)
 		data["max_volume"] = *cmd.MaxVolume
 	}
-	if cmd.Reconnect {
-		m.reconnect(c)
-		data["reconnect"] = true
-	}
 	if cmd.DelayMs != nil {
 		m.tell(c, protocol.ServerCommand{Command: protocol.CommandSetOutputDelay, OutputDelayMs: *cmd.DelayMs})
 		data["delay"] = *cmd.DelayMs
@@ -127,11 +124,15 @@ func (m *model) setPlayer(cmd SetPlayer, answer reply) {
 		m.target(c, *cmd.Group)
 		data["group"] = c.group.id
 	}
+	if cmd.Reconnect { // then volume and mute wait for its return
+		m.reconnect(c)
+		data["reconnect"] = true
+	}
 	if cmd.Mute == nil && cmd.Volume == nil {
 		answer(Result{Data: data}, nil)
 		return
 	}
-	if c.link == nil {
+	if c.link == nil || cmd.Reconnect {
 		m.wish(c, cmd, data, answer)
 		return
 	}
@@ -266,11 +267,17 @@ func checkName(name string, emptyAllowed bool) *CommandError {
 
 // sound sends volume and mute to a connected player.
 func (m *model) sound(c *client, cmd SetPlayer, data map[string]any, answer reply) {
-	if cmd.Mute != nil {
-		on := cmd.Mute.On
-		if cmd.Mute.Toggle {
-			on = c.mute == nil || !*c.mute
+	volume := 0
+	if cmd.Volume != nil { // before anything is done: it may not be known
+		v, err := m.absolute(c, *cmd.Volume)
+		if err != nil {
+			answer(Result{}, err)
+			return
 		}
+		volume = v
+	}
+	if cmd.Mute != nil {
+		on := m.muteTarget(c, *cmd.Mute)
 		if err := m.sendMute(c, on); err != nil {
 			answer(Result{}, sendFailed(c, err))
 			return
@@ -278,27 +285,34 @@ func (m *model) sound(c *client, cmd SetPlayer, data map[string]any, answer repl
 		data["mute"] = on
 	}
 	if cmd.Volume != nil {
-		v, err := m.absolute(c, *cmd.Volume)
-		if err != nil {
-			answer(Result{}, err)
-			return
-		}
-		if err := m.sendVolume(c, v); err != nil {
+		if err := m.sendVolume(c, volume); err != nil {
 			answer(Result{}, sendFailed(c, err))
 			return
 		}
-		data["volume"] = v
+		data["volume"] = volume
 	}
 	answer(Result{Data: data}, nil)
+}
+
+// muteTarget is what a change of mute means now.
+func (m *model) muteTarget(c *client, change MuteChange) bool {
+	if !change.Toggle {
+		return change.On
+	}
+	now := c.mute
+	if c.wanted.mute != nil {
+		now = c.wanted.mute
+	}
+	return now == nil || !*now
 }
 
 // absolute is the volume that a change means, not above the maximum.
 func (m *model) absolute(c *client, v VolumeChange) (int, *CommandError) {
 	value := v.Value
 	if v.Relative {
-		base := c.volume
-		if c.asked.volume != nil && m.now().Sub(c.asked.at) < time.Second {
-			base = c.asked.volume // its answer is still under way: steps add up
+		base := c.expected(m.now()) // an answer may be under way: steps add up
+		if c.wanted.volume != nil {
+			base = c.wanted.volume
 		}
 		if base == nil {
 			return 0, Errorf(CodeNotSupported, "the volume of %s is not known yet, so it can't be changed by %+d; set a value", c.name(), value)
@@ -358,10 +372,7 @@ func (m *model) wish(c *client, cmd SetPlayer, data map[string]any, answer reply
 		data["volume"] = v
 	}
 	if cmd.Mute != nil {
-		on := cmd.Mute.On
-		if cmd.Mute.Toggle {
-			on = c.mute == nil || !*c.mute
-		}
+		on := m.muteTarget(c, *cmd.Mute)
 		c.wanted.mute = &on
 		data["mute"] = on
 	}
@@ -460,7 +471,10 @@ func (m *model) reconnect(c *client) {
 	m.nudge(c, supervisor.WhyUser)
 }
 
-var errReconnect = errors.New("resonate: a reconnect was asked for")
+var (
+	errReconnect  = errors.New("resonate: a reconnect was asked for")
+	errNotManaged = errors.New("resonate: its custody says to leave it alone")
+)
 
 // --- groups ---
 
@@ -522,6 +536,9 @@ func (m *model) setGroup(cmd SetGroup) (map[string]any, *CommandError) {
 	if err := m.checkGroup(g, cmd); err != nil {
 		return nil, err
 	}
+	if g.kind == SoloGroup && members != nil && (len(g.players()) == 0 || !slices.Contains(members, g.players()[0])) {
+		return nil, Errorf(CodeInvalidValue, "%s is the group of one speaker, which has to stay in it; use a named group, or join the others", g.label())
+	}
 	data := map[string]any{}
 	if cmd.Name != nil {
 		g.name = *cmd.Name
@@ -531,11 +548,10 @@ func (m *model) setGroup(cmd SetGroup) (map[string]any, *CommandError) {
 	}
 	switch {
 	case cmd.Release:
-		for _, c := range g.players() {
-			m.park(c)
-		}
+		m.release(g)
 	case members != nil:
 		g = m.setMembers(g, members)
+		m.forgetAbsent(g, cmd, members)
 		data["id"] = g.id
 	}
 	if cmd.Release || members != nil {
@@ -553,13 +569,42 @@ func (m *model) setGroup(cmd SetGroup) (map[string]any, *CommandError) {
 	if cmd.Volume != nil {
 		v := cmd.Volume.Value
 		if cmd.Volume.Relative {
-			now, _ := g.volume()
-			v = min(max(now+v, 0), 100)
+			v = min(max(m.expectedVolume(g)+v, 0), 100)
 		}
 		m.setGroupVolume(g, v)
 		data["volume"] = v
 	}
 	return data, nil
+}
+
+// release sends everyone home; the group remembers them, also those that are
+// away, and none comes back by itself.
+func (m *model) release(g *group) {
+	for _, c := range g.players() {
+		m.park(c)
+	}
+	for _, pid := range g.remembered {
+		if c := m.clients[pid]; c != nil && c.group.kind == SoloGroup {
+			c.rec.Parked, c.rec.Previous = true, g.id
+			m.unsaved = true
+		}
+	}
+}
+
+// forgetAbsent takes players that are away out of a named group's memory, when
+// they were removed or are not on the list that it was given.
+func (m *model) forgetAbsent(g *group, cmd SetGroup, members []*client) {
+	if g.kind != NamedGroup {
+		return
+	}
+	before := len(g.remembered)
+	g.remembered = slices.DeleteFunc(g.remembered, func(pid string) bool {
+		return slices.Contains(cmd.Remove, pid) || (cmd.Members != nil && !slices.Contains(members, m.clients[pid]))
+	})
+	if len(g.remembered) != before {
+		m.touchGroup(g)
+		m.unsaved = true
+	}
 }
 
 // checkGroup finds what else is wrong with a group command.
@@ -647,7 +692,7 @@ func (m *model) wantedMembers(g *group, cmd SetGroup) ([]*client, *CommandError)
 		if err != nil {
 			return nil, err
 		}
-		if !managed(m.custody(c)) && !cmd.Gather {
+		if stays := g != nil && c.group == g; !stays && !managed(m.custody(c)) && !cmd.Gather && !slices.Contains(cmd.Remove, pid) {
 			return nil, Errorf(CodeNotManaged, "custody of %s is %s, so it can't be grouped; set it to auto or hold first", c.name(), m.custody(c))
 		}
 		if !slices.Contains(out, c) && !slices.Contains(cmd.Remove, pid) {
@@ -661,7 +706,7 @@ func (m *model) wantedMembers(g *group, cmd SetGroup) ([]*client, *CommandError)
 // returns the group that they are in now.
 func (m *model) setMembers(g *group, members []*client) *group {
 	if g.kind == SoloGroup && len(members) > 1 {
-		g = m.together(members[0])
+		g = m.together(g.players()[0])
 	}
 	for _, c := range g.players() {
 		if !slices.Contains(members, c) {
@@ -674,6 +719,7 @@ func (m *model) setMembers(g *group, members []*client) *group {
 				m.leave(c)
 				return c.group
 			}
+			m.leave(members[0]) // of whatever group it is in now
 			g = m.together(members[0])
 		}
 		if g.kind != SoloGroup {
@@ -729,8 +775,8 @@ func (m *model) setGroupVolume(g *group, v int) {
 	var who []*client
 	var volumes []int
 	for _, c := range g.eligible(protocol.CommandVolume) {
-		if c.volume != nil {
-			who, volumes = append(who, c), append(volumes, *c.volume)
+		if v := c.expected(m.now()); v != nil {
+			who, volumes = append(who, c), append(volumes, *v)
 		}
 	}
 	for i, target := range distribute(volumes, v) {
@@ -738,6 +784,20 @@ func (m *model) setGroupVolume(g *group, v int) {
 			_ = m.sendVolume(who[i], target) // a link that has ended is left out
 		}
 	}
+}
+
+// expectedVolume is the mean that g will have once all answers are in.
+func (m *model) expectedVolume(g *group) int {
+	var volumes []int
+	for _, c := range g.eligible(protocol.CommandVolume) {
+		if v := c.expected(m.now()); v != nil {
+			volumes = append(volumes, *v)
+		}
+	}
+	if len(volumes) == 0 {
+		return 100
+	}
+	return int(math.Round(mean(volumes)))
 }
 
 // setGroupMute mutes every member that can be; volume is not touched.

@@ -126,7 +126,9 @@ func (m *model) place(c *client, g *group) {
 	}
 	g.members = append(g.members, c)
 	c.group = g
-	c.rec.Parked = false
+	if old != nil { // else it is only being remembered
+		c.rec.Parked = false
+	}
 	m.touchGroup(g)
 	if old != nil {
 		m.settle(old)
@@ -192,13 +194,17 @@ func (m *model) together(c *client) *group {
 // is remembered, and only the last one is.
 func (m *model) enter(c *client, g *group) {
 	m.forgetMembership(c, g)
-	if g.kind == NamedGroup && !slices.Contains(g.remembered, c.rec.PID) {
+	if g.kind == NamedGroup && c.player && !slices.Contains(g.remembered, c.rec.PID) {
 		g.remembered = append(g.remembered, c.rec.PID)
 		m.touchGroup(g)
 		m.unsaved = true
 	}
 	c.rec.Previous = ""
 	m.place(c, g)
+	if c.link == nil { // it may join while it is away, and has the usual time to come back
+		c.member.Stop()
+		c.member = m.after(m.opts.MembershipGrace, func() { m.memberGraceOver(c) })
+	}
 }
 
 // leave moves a player out by a person's wish: nothing is remembered.

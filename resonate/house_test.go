@@ -115,19 +115,23 @@ func (d doorman) Accept() (net.Conn, error) {
 // dial is the server's way to the speakers.
 func (h *house) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	h.mu.Lock()
+	if ctx.Err() != nil { // given up before it began
+		h.mu.Unlock()
+		return nil, ctx.Err()
+	}
 	h.dials = append(h.dials, dialled{addr, time.Now()})
 	s := h.doors[addr]
 	h.mu.Unlock()
-	if s != nil {
-		if gate := s.gated(); gate != nil {
-			<-gate // whatever ctx says: such dials succeed when nobody wants them any more
-		}
-	}
-	if s == nil || s.isOff() {
+	if s == nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
-	if ctx.Err() != nil && s.gated() == nil {
+	if gate := s.gated(); gate != nil {
+		<-gate // whatever ctx says: such dials succeed when nobody wants them any more
+	} else if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	if s.isOff() {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
 	a, b := pipe.NewSize(s.dialled())
 	h.mu.Lock()

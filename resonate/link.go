@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/internal/supervisor"
 	"resonatebridge/resonate/protocol"
@@ -60,8 +61,10 @@ func (s *Server) greet(ctx context.Context, ws *websocket.Conn, path, dialled st
 		Hello: func(protocol.ClientHello) protocol.ServerHello {
 			return protocol.ServerHello{ServerID: s.identity.ID, Name: s.identity.Name, Version: 1, Reason: reason}
 		},
-		Override:  s.dialectOf,
-		Refuse:    s.refuse,
+		Override: s.dialectOf,
+		Refuse: func(h protocol.ClientHello) *dialect.RefusedError {
+			return s.refuse(h, dialled != "")
+		},
 		Malformed: func(error) { s.counters.malformed.Add(1) },
 		Handle: func(sess *session.Session, m protocol.ClientMessage) {
 			s.post(sess.Done(), func() { s.model.onMessage(l, m) })

@@ -105,6 +105,7 @@ func (m *model) stop() {
 	for _, c := range m.clients {
 		c.grace.Stop()
 		c.member.Stop()
+		c.clamp.Stop()
 		c.present = false
 		m.touchBoth(c)
 		m.endWish(c, Errorf(CodeInternal, "the bridge is shutting down"))
@@ -145,10 +146,26 @@ func (m *model) custody(c *client) Custody {
 	if c.rec.Custody != "" {
 		return c.rec.Custody
 	}
-	if o := m.opts.Overrides[c.rec.ClientID]; o.Custody != "" {
-		return o.Custody
+	if c.over.Custody != "" {
+		return c.over.Custody
 	}
 	return m.opts.Custody
+}
+
+// override is what the configuration says of c: by its client id, its PID, or
+// the instance name of its advertisement, which is all that is known of a
+// speaker that was never connected to.
+func (m *model) override(c *client) Override {
+	names := []string{c.rec.ClientID, c.rec.PID}
+	for _, k := range c.keys {
+		names = append(names, instanceName(string(k)))
+	}
+	for _, n := range names {
+		if o, ok := m.opts.Overrides[n]; ok && n != "" {
+			return o
+		}
+	}
+	return Override{}
 }
 
 // --- clients ---
@@ -157,7 +174,8 @@ func (m *model) addClient(rec *playerRecord, player bool) *client {
 	c := &client{
 		rec: rec, player: player, available: true,
 		volume: rec.Volume, mute: rec.Mute, delay: rec.DelayMs,
-		grace: stoppedTimer(), member: stoppedTimer(),
+		grace: stoppedTimer(), member: stoppedTimer(), clamp: stoppedTimer(),
+		limit: m.opts.MaxVolume,
 	}
 	m.clients[rec.PID] = c
 	if rec.ClientID != "" {
@@ -166,23 +184,50 @@ func (m *model) addClient(rec *playerRecord, player bool) *client {
 	for _, k := range rec.Keys {
 		m.bind(c, supervisor.Key(k))
 	}
+	c.over = m.override(c)
 	m.place(c, m.soloOf(c))
 	m.touch(c)
 	return c
 }
 
+// maxKeys bounds the discovery keys of one client: some firmware makes a new
+// instance name with each boot.
+const maxKeys = 8
+
 // bind notes that key leads to c.
 func (m *model) bind(c *client, key supervisor.Key) {
-	if m.byKey[key] == c {
+	old := m.byKey[key]
+	switch {
+	case old == c:
 		return
-	}
-	if old := m.byKey[key]; old != nil { // the address changed hands
-		old.keys = slices.DeleteFunc(old.keys, func(k supervisor.Key) bool { return k == key })
-		m.rememberKeys(old)
+	case old != nil && old.rec.ClientID == "": // it was only advertised, and is c
+		known, ok := m.endpoints[key]
+		m.drop(old)
+		if ok {
+			m.endpoints[key] = known
+		}
+	case old != nil: // the address changed hands
+		m.unbind(old, key)
 		m.touch(old)
 	}
 	m.byKey[key] = c
+	delete(m.unmet, key)
 	c.keys = append(c.keys, key)
+	if len(c.keys) > maxKeys {
+		for _, k := range c.keys[:len(c.keys)-1] { // the oldest that is not advertised
+			if !m.endpoints[k].advertised && k != c.key {
+				m.unbind(c, k)
+				delete(m.byKey, k)
+				break
+			}
+		}
+	}
+	c.over = m.override(c)
+	m.rememberKeys(c)
+}
+
+func (m *model) unbind(c *client, key supervisor.Key) {
+	c.keys = slices.DeleteFunc(c.keys, func(k supervisor.Key) bool { return k == key })
 	m.rememberKeys(c)
 }
 
@@ -207,19 +252,36 @@ func (m *model) meet(key supervisor.Key, h protocol.ClientHello) *client {
 		if a := m.byKey[key]; a != nil && a.rec.ClientID == "" {
 			c = a
 			c.rec.ClientID = h.ClientID
+			c.over = m.override(c)
 			m.byID[h.ClientID] = c
 		}
 	}
 	if c == nil {
-		if len(m.clients) >= maxClients {
+		if len(m.clients) >= maxClients && !m.evict() {
 			return nil
 		}
 		pid := playerID(h.ClientID, m.takenPID)
 		c = m.addClient(&playerRecord{PID: pid, ClientID: h.ClientID, FirstSeen: m.now()}, h.HasRole(protocol.RolePlayer))
 	}
 	m.bind(c, key)
-	delete(m.unmet, key)
 	return c
+}
+
+// evict forgets the client that is gone longest and that nobody ever named,
+// grouped or chose anything for. It reports whether there was one.
+func (m *model) evict() bool {
+	var oldest *client
+	for _, c := range m.clients {
+		idle := c.link == nil && c.rec.GivenName == "" && c.rec.Custody == "" && c.group.kind == SoloGroup && len(c.endpoints(m)) == 0
+		if idle && (oldest == nil || c.rec.LastSeen.Before(oldest.rec.LastSeen)) {
+			oldest = c
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	m.drop(oldest)
+	return true
 }
 
 func (m *model) takenPID(pid string) bool { return m.clients[pid] != nil }
@@ -238,6 +300,7 @@ func (m *model) adHocID() string {
 func (m *model) drop(c *client) {
 	c.grace.Stop()
 	c.member.Stop()
+	c.clamp.Stop()
 	m.forgetMembership(c, nil)
 	g := c.group
 	g.members = slices.DeleteFunc(g.members, func(x *client) bool { return x == c })
@@ -274,7 +337,7 @@ func (m *model) onDiscovery(ev discovery.Event) {
 	}
 	if c == nil && !managed(m.opts.Custody) {
 		// Never connected to by default, so its id comes from its advertisement.
-		name := instanceName(ev.Endpoint)
+		name := instanceName(ev.Endpoint.Key)
 		c = m.addClient(&playerRecord{PID: playerID(name, m.takenPID), Name: ev.Endpoint.Name, FirstSeen: m.now()}, true)
 		m.bind(c, key)
 	}
@@ -304,11 +367,11 @@ func (m *model) ensure(key supervisor.Key) {
 	}
 }
 
-func instanceName(e endpt) string {
-	if i := strings.Index(e.Key, "._"); i > 0 {
-		return e.Key[:i]
+func instanceName(key string) string {
+	if i := strings.Index(key, "._"); i > 0 {
+		return key[:i]
 	}
-	return e.Key
+	return key
 }
 
 func firstURL(e endpt) string {
@@ -350,12 +413,27 @@ func (m *model) onStatus(st status) {
 			st.Session.Kill(fmt.Errorf("resonate: %d clients are known, no more are taken", maxClients))
 			return
 		}
+		if c.player && !managed(m.custody(c)) { // chosen while its hello was under way
+			st.Session.Kill(errNotManaged)
+			m.conns.Remove(st.Key)
+			return
+		}
+		for _, k := range st.Aliases { // found before it was up; later ones come below
+			if other := m.byKey[k]; other == nil || other.rec.ClientID == "" {
+				m.bind(c, k)
+			}
+		}
 		if c.link != st.Session {
 			m.lost(c, st) // the old one, if its end was skipped
 			m.up(c, st)
 		}
 		c.status = st
 		return
+	}
+	if errors.Is(st.Cause, supervisor.ErrAlias) { // a second key of a player that is there
+		if holder, ok := m.conns.Status(st.Key); ok && m.byID[holder.ID] != nil {
+			m.bind(m.byID[holder.ID], st.Key)
+		}
 	}
 	c := m.byKey[st.Key]
 	if c == nil {
@@ -370,9 +448,6 @@ func (m *model) onStatus(st status) {
 	if st.State == supervisor.Waiting || st.State == supervisor.Parked {
 		c.verdict = st.Verdict
 		c.lastErr = sentence(c, st.Verdict, st.Cause)
-		if st.Verdict.Reason == string(protocol.GoodbyeAnotherServer) || held(st.Verdict) {
-			c.grace.Stop()
-		}
 	}
 	m.touch(c)
 }
@@ -463,7 +538,11 @@ func (m *model) lost(c *client, st status) {
 }
 
 func (m *model) memberGraceOver(c *client) {
-	if c.link == nil && m.clients[c.rec.PID] == c {
+	switch {
+	case c.link != nil || m.clients[c.rec.PID] != c:
+	case !c.player:
+		m.drop(c)
+	default:
 		m.expire(c)
 	}
 }
@@ -516,10 +595,18 @@ func (m *model) onState(c *client, st protocol.ClientState) {
 	if !c.available {
 		m.park(c)
 	}
-	update(&c.rec.Volume, c.volume)
-	update(&c.rec.Mute, c.mute)
-	update(&c.rec.DelayMs, c.delay)
-	m.unsaved = true
+	if c.asked.volume != nil && c.volume != nil && *c.asked.volume == *c.volume {
+		c.asked = asked{} // it is where it was sent
+	}
+	if update(&c.rec.Volume, c.volume) || told {
+		m.unsaved = true
+	}
+	if update(&c.rec.Mute, c.mute) {
+		m.unsaved = true
+	}
+	if update(&c.rec.DelayMs, c.delay) {
+		m.unsaved = true
+	}
 	m.touchBoth(c)
 	m.enforceMaximum(c)
 }
@@ -531,10 +618,14 @@ func (m *model) enforceMaximum(c *client) {
 	if c.link == nil || c.volume == nil || *c.volume <= limit || !c.accepts(protocol.CommandVolume) {
 		return
 	}
-	if now := m.now(); now.Sub(c.clampedAt) >= time.Second {
-		c.clampedAt = now
-		_ = m.sendVolume(c, limit) // a link that has ended needs none
+	now := m.now()
+	if rest := time.Second - now.Sub(c.clampedAt); rest > 0 {
+		c.clamp.Stop()
+		c.clamp = m.after(rest, func() { m.enforceMaximum(c) })
+		return
 	}
+	c.clampedAt = now
+	_ = m.sendVolume(c, limit) // a link that has ended needs none
 }
 
 // onControl carries out a controller's command on its group.

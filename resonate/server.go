@@ -128,8 +128,9 @@ type counters struct {
 }
 
 const (
-	inboxSize = 128
-	burst     = 256 // inbox entries handled before a snapshot is published
+	closeWithin = 4 * time.Second // sessions drain 3 s; the whole process has 5
+	inboxSize   = 128
+	burst       = 256 // inbox entries handled before a snapshot is published
 )
 
 // New makes a server from its records. It starts nothing and opens no socket.
@@ -181,7 +182,7 @@ func (s *Server) Snapshot() *Snapshot { return s.snap.Load() }
 // is newer than before.
 func (s *Server) Changed() <-chan struct{} { return s.changed }
 
-// Run serves until ctx ends, then closes every connection, at most 5 s, and
+// Run serves until ctx ends, then closes every connection, at most 4 s, and
 // returns. Nothing is left running. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -206,7 +207,7 @@ func (s *Server) Run(ctx context.Context) error {
 // stop closes the connections while the loop goes on, so that every end is
 // seen and remembered.
 func (s *Server) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- s.conns.Close(ctx) }() // owner: stop; awaited below
@@ -347,22 +348,38 @@ func (s *Server) dialectOf(clientID string) dialect.Name {
 }
 
 // refuse turns clients away that must not be served in plaintext or at all.
-func (s *Server) refuse(h protocol.ClientHello) *dialect.RefusedError {
+// Whom we dialled we wanted; whether that still holds is asked when it is up.
+func (s *Server) refuse(h protocol.ClientHello, dialled bool) *dialect.RefusedError {
 	if s.opts.RefusePlaintext {
 		return &dialect.RefusedError{
 			Code: 1008, Text: "encryption required",
 			Detail: fmt.Sprintf("client %q speaks plaintext, which server.plaintext forbids", h.ClientID),
 		}
 	}
-	for _, p := range s.Snapshot().Players {
-		if p.ClientID == h.ClientID && !managed(p.Custody) {
-			return &dialect.RefusedError{
-				Code: 1008, Text: "not managed",
-				Detail: fmt.Sprintf("custody of %q is %s; set it to auto or hold to serve it", h.ClientID, p.Custody),
-			}
+	if custody := s.custodyOf(h); !dialled && !managed(custody) {
+		return &dialect.RefusedError{
+			Code: 1008, Text: "not managed",
+			Detail: fmt.Sprintf("custody of %q is %s; set it to auto or hold to serve it", h.ClientID, custody),
 		}
 	}
 	return nil
+}
+
+// custodyOf is what holds for a client that says hello. Clients that are no
+// players belong to nobody and are always served.
+func (s *Server) custodyOf(h protocol.ClientHello) Custody {
+	if !h.HasRole(protocol.RolePlayer) {
+		return CustodyAuto
+	}
+	for _, p := range s.Snapshot().Players {
+		if p.ClientID == h.ClientID {
+			return p.Custody
+		}
+	}
+	if o := s.opts.Overrides[h.ClientID]; o.Custody != "" {
+		return o.Custody
+	}
+	return s.opts.Custody
 }
 
 // mailbox keeps the newest status of every key until the loop takes them: a

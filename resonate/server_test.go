@@ -829,6 +829,7 @@ func TestRecordsCantBeWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.online("kitchen")
+		pass(saveDelay)
 		if got := h.Snapshot().Problems; len(got) != 1 || !strings.Contains(got[0], "can't be saved") {
 			t.Errorf("problems %q, want one about saving", got)
 		}

@@ -144,6 +144,9 @@ func (s *store) save(r *records) {
 	}
 }
 
+// saveDelay is how long changes are gathered before they are written.
+const saveDelay = time.Second
+
 // run writes what save leaves until ctx ends, then once more what is left. A
 // failed write is tried again every 10 s.
 func (s *store) run(ctx context.Context) {
@@ -155,6 +158,11 @@ func (s *store) run(ctx context.Context) {
 		last := false
 		select {
 		case <-s.wake:
+			select { // a knob that turns is one write, not thirty
+			case <-time.After(saveDelay):
+			case <-ctx.Done():
+				last = true
+			}
 		case <-retry.C:
 		case <-ctx.Done():
 			last = true
