@@ -153,6 +153,12 @@ type ear struct {
 	v6    *ipv6.PacketConn // nil where not available
 }
 
+// readBuffer in bytes is asked of the kernel, which grants what its limit allows.
+// Linux counts 1,280 for an announcement: its default of 212,992 holds 166, so
+// that of 200 speakers that get their power back at once 34 were not heard
+// (measured on loopback); even under the default limit asking doubles it.
+const readBuffer = 1 << 20
+
 // openEar joins the groups on links. It succeeds if one join does.
 func openEar(links []link) (*ear, error) {
 	e := &ear{links: links}
@@ -162,6 +168,7 @@ func openEar(links []link) (*ear, error) {
 	if c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 0), Port: mdnsPort}); err != nil {
 		errs = append(errs, err)
 	} else {
+		_ = c.SetReadBuffer(readBuffer) // the default works too
 		e.v4 = ipv4.NewPacketConn(c)
 		err := e.v4.SetControlMessage(ipv4.FlagInterface|ipv4.FlagDst, true)
 		joined := err == nil || runtime.GOOS == "windows" // which has no control messages
@@ -179,6 +186,7 @@ func openEar(links []link) (*ear, error) {
 	if c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP("ff02::"), Port: mdnsPort}); err != nil {
 		errs = append(errs, err)
 	} else {
+		_ = c.SetReadBuffer(readBuffer)
 		e.v6 = ipv6.NewPacketConn(c)
 		err := e.v6.SetControlMessage(ipv6.FlagInterface|ipv6.FlagDst, true)
 		joined := err == nil || runtime.GOOS == "windows"
