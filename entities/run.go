@@ -273,8 +273,10 @@ func (l *loop) refresh() {
 	l.round++
 	now := time.Now()
 
+	// The bridge's device goes before those that refer to it, its long lists after
+	// the states that somebody waits for.
 	bridge := l.show(bridgeKind, "")
-	bridge.document.dirty, bridge.state.dirty, bridge.slow.dirty = true, true, true
+	bridge.document.dirty = true
 	l.flush(bridge, now)
 
 	groups := make(map[string]*resonate.Group, len(s.Groups))
@@ -300,6 +302,8 @@ func (l *loop) refresh() {
 			l.flush(sh, now)
 		}
 	}
+	bridge.state.dirty, bridge.slow.dirty = true, true
+	l.flush(bridge, now)
 	for key, sh := range l.shown {
 		if sh.round != l.round {
 			l.remove(sh)
