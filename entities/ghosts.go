@@ -49,10 +49,18 @@ func (o Options) isOurDocument(m mqtt.Message) bool {
 		Origin struct {
 			Name string `json:"name"`
 		} `json:"origin"`
-		StateTopic string `json:"state_topic"`
+		StateTopic   string `json:"state_topic"`
+		Availability []struct {
+			Topic string `json:"topic"`
+		} `json:"availability"`
 	}
 	if json.Unmarshal(m.Payload, &doc) != nil || doc.Origin.Name != originName {
 		return false
+	}
+	for _, a := range doc.Availability {
+		if a.Topic == o.bridgeTopic()+"/state" {
+			return true
+		}
 	}
 	topic, ok := strings.CutPrefix(doc.StateTopic, o.BaseTopic+"/")
 	kind, rest, _ := strings.Cut(topic, "/")

@@ -261,7 +261,7 @@ func bridgeRows() []row {
 		},
 		{
 			key: "restart", platform: "button", name: "Restart", class: "restart", category: configuration, disabled: true,
-			reach: whileRunning, command: "request/restart", when: func(d *device) bool { return d.restart }, tells: "ends the bridge; Docker starts it again",
+			reach: whileRunning, command: "request/restart", when: func(d *device) bool { return d.restart }, tells: "starts the bridge anew, with its configuration read again",
 		},
 		{
 			key: "events", platform: "event", name: "Events", icon: "mdi:bell-outline", category: diagnostics, reach: whileRunning, topic: "ha_event",

@@ -241,7 +241,7 @@ func sentence(c *client, v supervisor.Verdict, cause error) string {
 	switch v.Reason {
 	case "", reasonLost, string(protocol.GoodbyeRestart):
 	case string(protocol.GoodbyeAnotherServer), string(protocol.GoodbyeConcurrentAttempt):
-		return name + " is in use by another server; set custody to hold, or play, to take it"
+		return name + " is in use by another server; set custody to hold (again, if it is) to take it"
 	case string(protocol.GoodbyeShutdown):
 		return name + " was switched off; it comes back when it announces itself"
 	case string(protocol.GoodbyeUserRequest):

@@ -202,7 +202,7 @@ func (m *model) checkReach(c *client, cmd SetPlayer) *CommandError {
 	if c.link == nil {
 		now := m.connection(c)
 		if now == HeldByOtherServer {
-			return Errorf(CodeHeldByOtherServer, "%s is in use by %s; set custody to hold, or play, to take it", c.name(), m.holder())
+			return Errorf(CodeHeldByOtherServer, "%s is in use by %s; set custody to hold (again, if it is) to take it", c.name(), m.holder())
 		}
 		if now == PairingRequired || now == ApprovalRequired {
 			return Errorf(CodePairingRequired, "%s wants to be paired first", c.name())
@@ -651,6 +651,10 @@ func (m *model) noMember(g *group, what string) *CommandError {
 }
 
 func (m *model) checkGroupName(name string, except *group) *CommandError {
+	// These are options of every speaker's Group select.
+	if low := strings.ToLower(name); low == "solo" || low == "hosting" || strings.HasPrefix(low, "with ") {
+		return Errorf(CodeInvalidValue, "a group can't be called %q: Solo, Hosting and With ... mean something else", name)
+	}
 	for _, g := range m.groups {
 		if g != except && g.kind == NamedGroup && strings.EqualFold(g.name, name) {
 			return Errorf(CodeInvalidValue, "a group %q exists already (%s)", g.name, g.id)

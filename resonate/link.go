@@ -28,6 +28,7 @@ type link struct {
 	*session.Session
 	admitted chan struct{} // closed by the loop when it has seen the link come up
 	url      string        // where we dialled; "" if the client dialled us
+	log      *slog.Logger
 }
 
 // Run serves the link; up returns when the loop has admitted it, so that its
@@ -42,6 +43,15 @@ func (l *link) Run(ctx context.Context, up func()) error {
 	})
 }
 
+// Kill ends the link. A duplicate is worth a line: two speakers may share an id.
+func (l *link) Kill(cause error) {
+	if errors.Is(cause, supervisor.ErrDuplicate) {
+		l.log.Warn("a second connection claims the id of a connected speaker, turned away",
+			slog.String("player", l.ID()), slog.String("from", l.RemoteAddr().String()))
+	}
+	l.Session.Kill(cause)
+}
+
 // tell sends m; a link that has ended is left to its end.
 func (l *link) tell(m protocol.ServerMessage) error { return l.Send(m) }
 
@@ -54,7 +64,7 @@ const (
 
 // greet makes a link of an open socket.
 func (s *Server) greet(ctx context.Context, ws *websocket.Conn, path, dialled string, reason protocol.ConnectionReason) (*link, error) {
-	l := &link{admitted: make(chan struct{}), url: dialled}
+	l := &link{admitted: make(chan struct{}), url: dialled, log: s.log}
 	sess, err := session.Greet(ctx, ws, path, session.Options{
 		Clock: s.opts.Clock,
 		Log:   s.log,
@@ -121,6 +131,8 @@ func (s *Server) dial(ctx context.Context, a supervisor.Attempt[endpt]) (*link, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.url, err)
 	}
+	// It is known from here on, also if it turns us away before it is live.
+	s.post(ctx.Done(), func() { s.model.introduce(a.Key, l.Hello()) })
 	return l, nil
 }
 

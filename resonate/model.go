@@ -267,6 +267,37 @@ func (m *model) meet(key supervisor.Key, h protocol.ClientHello) *client {
 	return c
 }
 
+// introduce takes note of a player that was dialled and said hello, before it
+// is live: a speaker that another server holds never is, and has to be shown.
+func (m *model) introduce(key supervisor.Key, h protocol.ClientHello) {
+	if old := m.byKey[key]; old != nil && old.rec.ClientID != "" && old.rec.ClientID != h.ClientID {
+		return // the address may have changed hands; that is the supervisor's to decide
+	}
+	if _, wanted := m.endpoints[key]; !wanted || !h.HasRole(protocol.RolePlayer) {
+		return // it was forgotten while it was dialled
+	}
+	c := m.meet(key, h)
+	if c == nil || c.link != nil {
+		return
+	}
+	m.describe(c, h)
+	if e, ok := m.endpoints[key]; ok {
+		c.url = firstURL(e.endpt)
+	}
+	m.touchGroup(c.group)
+	if st, ok := m.conns.Status(key); ok && st.State != supervisor.Up {
+		m.onStatus(st) // what was told before it had a name
+	}
+}
+
+// describe takes over what a hello says about the device.
+func (m *model) describe(c *client, h protocol.ClientHello) {
+	c.rec.Name = h.Name
+	c.rec.Maker, c.rec.Model = h.Device.Manufacturer, h.Device.ProductName
+	c.rec.Software, c.rec.MAC = h.Device.SoftwareVersion, h.Device.MACAddress
+	m.unsaved = true
+}
+
 // evict forgets the client that is gone longest and that nobody ever named,
 // grouped or chose anything for. It reports whether there was one.
 func (m *model) evict() bool {
@@ -475,13 +506,12 @@ func (m *model) up(c *client, st status) {
 	if l.url != "" {
 		c.url = l.url
 	}
-	c.rec.Name, c.rec.LastSeen = h.Name, m.now()
+	m.describe(c, h)
+	c.rec.LastSeen = m.now()
 	c.rec.Roles = nil
 	for _, r := range l.Roles() {
 		c.rec.Roles = append(c.rec.Roles, string(r))
 	}
-	c.rec.Maker, c.rec.Model = h.Device.Manufacturer, h.Device.ProductName
-	c.rec.Software, c.rec.MAC = h.Device.SoftwareVersion, h.Device.MACAddress
 	if c.gain() { // this server turns the volume; nobody else knows it
 		if c.volume == nil {
 			full := 100
@@ -505,7 +535,7 @@ func (m *model) lost(c *client, st status) {
 	if c.link == nil {
 		return
 	}
-	c.link = nil
+	c.link, c.sync = nil, ""
 	c.lostAt = m.now()
 	c.rec.LastSeen = c.lostAt
 	c.verdict = st.Verdict

@@ -241,6 +241,9 @@ func (s *store) identity() (string, error) {
 	path := filepath.Join(s.dir, identityFile)
 	data, err := os.ReadFile(path)
 	if err == nil {
+		if err := os.Chmod(path, 0o600); err != nil { // it may have been copied
+			return "", fmt.Errorf("identity: %w", err)
+		}
 		key, err := parseIdentity(data)
 		if err == nil {
 			return serverID(key), nil

@@ -368,3 +368,26 @@ func TestHoldTakesItBack(t *testing.T) {
 		}
 	})
 }
+
+// A speaker that another server has turns us away after its hello, before it
+// is ever live. It is known all the same, and can be taken.
+func TestHeldBeforeItWasEverMet(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHouse(t)
+		s := h.speaker("kitchen")
+		report := s.state
+		s.set(func() {
+			s.state = func() string { return `{"type":"client/goodbye","payload":{"reason":"another_server"}}` }
+		})
+		s.announce()
+		pass(time.Minute)
+		h.want("kitchen", HeldByOtherServer, true)
+		if n := len(h.Snapshot().Unmet); n != 0 {
+			t.Errorf("%d unmet endpoints, want none: it is the player", n)
+		}
+		s.set(func() { s.state = report })
+		h.must(setCustody("kitchen", CustodyHold))
+		pass(time.Minute)
+		h.want("kitchen", Connected, true)
+	})
+}

@@ -102,8 +102,9 @@ func (c *core) event(e event) {
 	switch e.session {
 	case nil:
 		c.state.DialPaused = e.paused
-		if e.err != nil {
+		if e.err != nil && e.err.Error() != c.state.LastError { // once for as long as it stays the same
 			c.state.LastError = e.err.Error()
+			c.p.opts.Log.Warn("not connected", slog.Any("err", e.err))
 		}
 	case c.holder:
 		c.message(e.message)

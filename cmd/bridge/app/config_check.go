@@ -50,6 +50,9 @@ func (c Config) problems(sources Sources) []Problem {
 	k.address("mqtt.embedded.listen", c.MQTT.Embedded.Listen)
 
 	k.topic("homeassistant.discovery_prefix", c.HomeAssistant.DiscoveryPrefix)
+	if base, prefix := c.MQTT.BaseTopic+"/", c.HomeAssistant.DiscoveryPrefix+"/"; strings.HasPrefix(base, prefix) || strings.HasPrefix(prefix, base) {
+		k.bad("mqtt.base_topic", c.MQTT.BaseTopic, "and homeassistant.discovery_prefix %q must not contain each other: Home Assistant would lose the states", c.HomeAssistant.DiscoveryPrefix)
+	}
 	k.topic("homeassistant.status_topic", c.HomeAssistant.StatusTopic)
 	k.oneOf("homeassistant.entities", c.HomeAssistant.Entities, "full", "diagnostic")
 	k.oneOf("homeassistant.media_player", c.HomeAssistant.MediaPlayer, "off", "bkbilly")

@@ -293,16 +293,12 @@ func (d *demo) try(snap *resonate.Snapshot, mqttURL string) []string {
 		env = "RESONATE_MQTT_URL=" + mqttURL + " "
 		port = " -p " + mqttURL[strings.LastIndexByte(mqttURL, ':')+1:]
 	}
-	names := []string{"Kitchen", "Kitchen"}
-	for i, p := range snap.Players {
-		if i < len(names) {
-			names[i] = p.Name
-		}
+	out := []string{env + base + " status"}
+	if p := snap.Players; len(p) > 0 {
+		out = append(out, fmt.Sprintf("%s%s volume %q 25", env, base, p[0].Name))
 	}
-	return []string{
-		env + base + " status",
-		fmt.Sprintf("%s%s volume %q 25", env, base, names[0]),
-		fmt.Sprintf("%s%s group %q %q", env, base, names[1], names[0]),
-		fmt.Sprintf("mosquitto_sub%s -v -t 'resonate/#'", port),
+	if p := snap.Players; len(p) > 1 {
+		out = append(out, fmt.Sprintf("%s%s group %q %q", env, base, p[1].Name, p[0].Name))
 	}
+	return append(out, fmt.Sprintf("mosquitto_sub%s -v -t 'resonate/#'", port))
 }

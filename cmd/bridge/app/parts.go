@@ -42,7 +42,8 @@ func (p *parts) start(name string, run func(context.Context) error) {
 		}
 		select {
 		case p.failed <- fmt.Errorf("%s: %w", name, err):
-		default: // the first one counts
+			*x.err = nil // wait tells it
+		default: // the first one ends the process, stop tells of this one
 		}
 	}()
 }

@@ -41,9 +41,20 @@ func runMain(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	log, level := newLogger(c.Stderr, cfg.Log, c.Env)
-	return Run(ctx, RunOptions{Config: cfg, Sources: sources, Env: c.Env, Log: log, Level: level, Build: buildOf(c.Process)})
+	for {
+		log, level := newLogger(c.Stderr, cfg.Log, c.Env)
+		err := Run(ctx, RunOptions{Config: cfg, Sources: sources, Env: c.Env, Log: log, Level: level, Build: buildOf(c.Process)})
+		if !errors.Is(err, errRestart) {
+			return err
+		}
+		if cfg, sources, err = c.config(); err != nil { // it may have changed meanwhile
+			return err
+		}
+	}
 }
+
+// errRestart ends Run because somebody asked for a restart.
+var errRestart = errors.New("a restart was asked for")
 
 // RunOptions is everything that a whole bridge needs.
 type RunOptions struct {
@@ -96,10 +107,6 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err != nil {
 		return err
 	}
-	server, err := resonate.New(serverOptions(cfg, log, finder.Kick))
-	if err != nil {
-		return err
-	}
 	players, err := ListenTCP(ctx, cfg.Server.Listen, o.Sources.IsDefault("server.listen"))
 	if err != nil {
 		return fmt.Errorf("server.listen: %w", err)
@@ -110,6 +117,19 @@ func Run(ctx context.Context, o RunOptions) error {
 		return fmt.Errorf("http.listen: %w", err)
 	}
 	defer web.Close()
+	for _, l := range []struct {
+		key, wanted string
+		got         net.Addr
+	}{{"server.listen", cfg.Server.Listen, players.Addr()}, {"http.listen", cfg.HTTP.Listen, web.Addr()}} {
+		if _, want, _ := net.SplitHostPort(l.wanted); want != "0" && !strings.HasSuffix(l.got.String(), ":"+want) {
+			log.Warn("the default port is taken by another program, using the next free one",
+				slog.String("key", l.key), slog.String("wanted", l.wanted), slog.String("using", l.got.String()))
+		}
+	}
+	server, err := resonate.New(serverOptions(cfg, log, finder.Kick)) // after the ports: a start that fails there changes no file
+	if err != nil {
+		return err
+	}
 	opts := o.brokerOptions(ctx, server.Identity().ID)
 	if opts.URL == "" {
 		embedded, err := mqtt.NewEmbedded(cfg.MQTT.Embedded.Listen, log)
@@ -129,6 +149,13 @@ func Run(ctx context.Context, o RunOptions) error {
 	ents.Cleanup = func(ctx context.Context) ([]string, error) { return clearGhosts(ctx, opts, ents, server, client) }
 	started := time.Now()
 	ents.Started = started
+	restart := make(chan struct{}, 1)
+	ents.Restart = func() {
+		select {
+		case restart <- struct{}{}:
+		default: // one is due
+		}
+	}
 	ents.Health = func() map[string]any { return healthFacts(server, client, started) }
 
 	health := NewHealth(HealthOptions{
@@ -145,6 +172,14 @@ func Run(ctx context.Context, o RunOptions) error {
 	running.start("http", func(ctx context.Context) error { return health.Run(ctx, web) })
 	running.start("players", func(ctx context.Context) error { return acceptor.Run(ctx, players) })
 	running.start("problems", func(ctx context.Context) error { return reportProblems(ctx, server, client) })
+	running.start("restart", func(ctx context.Context) error {
+		select {
+		case <-restart:
+			return errRestart
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	running.start("ghosts", func(ctx context.Context) error {
 		removeGhostsOnce(ctx, opts, ents, server, client, log)
 		<-ctx.Done()

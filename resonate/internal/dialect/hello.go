@@ -140,9 +140,6 @@ func (o object) roleIDs() ([]string, error) {
 
 // limits refuses a hello that is too large to be meant.
 func limits(p object) error {
-	if name, _ := p.text("name"); len(name) > maxText {
-		return tooBig("name in bytes", len(name), maxText)
-	}
 	for _, key := range []string{"player@v1_support", "player_support"} {
 		player, _, err := p.object(key)
 		if err != nil {

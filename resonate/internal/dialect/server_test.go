@@ -198,10 +198,10 @@ func TestOverride(t *testing.T) {
 
 // TestRefusals has the refusals that can be told from the first frame.
 func TestRefusals(t *testing.T) {
+	long := strings.Repeat("x", 300)
 	list := func(n int, entry string) string {
 		return "[" + strings.TrimSuffix(strings.Repeat(entry+",", n), ",") + "]"
 	}
-	long := strings.Repeat("x", 300)
 	for _, row := range []struct {
 		name  string
 		frame Frame
@@ -229,7 +229,6 @@ func TestRefusals(t *testing.T) {
 		{"client id too long", hello(`{"client_id":"` + long + `"}`), 1008, "client id", "128"},
 		{"hello too large", hello(`{"client_id":"c","_":"` + strings.Repeat("x", 64<<10) + `"}`), 1009, "hello too large", "65536"},
 		{"too many roles", hello(`{"client_id":"c","supported_roles":` + list(65, `"a@v1"`) + `}`), 1009, "hello too large", "65"},
-		{"name too long", hello(`{"client_id":"c","name":"` + long + `"}`), 1009, "hello too large", "300"},
 		{"too many formats", hello(`{"client_id":"c","supported_roles":["player@v1"],"player@v1_support":{"supported_formats":` + list(65, `{}`) + `}}`), 1009, "hello too large", "supported_formats"},
 		{"too many codecs", hello(`{"client_id":"c","supported_roles":["player"],"player_support":{"support_codecs":` + list(65, `"pcm"`) + `}}`), 1009, "hello too large", "support_codecs"},
 		{"R0 at the root", Frame{Data: []byte(`{"type":"client/hello","payload":{"client_id":"c","name":"x","role":"play","support_codecs":["pcm"]}}`)}, 1002, "unsupported dialect", "update the client"},
@@ -473,5 +472,15 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 	if got := w.Name(); got != S4 {
 		t.Errorf("got %s, want S4", got)
+	}
+}
+
+// A long name is cut, at a rune and never in it: its speaker is not to vanish
+// for it.
+func TestLongNameIsCut(t *testing.T) {
+	name := strings.Repeat("ü", 200) // 400 bytes
+	_, got, err := Accept(hello(`{"client_id":"c","name":"`+name+`","supported_roles":["controller@v1"]}`), "/sendspin", nil)
+	if err != nil || got.Name != strings.Repeat("ü", 128) {
+		t.Errorf("got %d bytes, %v; want 256 bytes, whole characters", len(got.Name), err)
 	}
 }
