@@ -132,7 +132,7 @@ func (s *Server) dial(ctx context.Context, a supervisor.Attempt[endpt]) (*link, 
 		return nil, fmt.Errorf("%s: %w", c.url, err)
 	}
 	// It is known from here on, also if it turns us away before it is live.
-	s.post(ctx.Done(), func() { s.model.introduce(a.Key, l.Hello()) })
+	s.post(ctx.Done(), func() { s.model.introduce(a.Key, l) })
 	return l, nil
 }
 

@@ -269,7 +269,8 @@ func (m *model) meet(key supervisor.Key, h protocol.ClientHello) *client {
 
 // introduce takes note of a player that was dialled and said hello, before it
 // is live: a speaker that another server holds never is, and has to be shown.
-func (m *model) introduce(key supervisor.Key, h protocol.ClientHello) {
+func (m *model) introduce(key supervisor.Key, l *link) {
+	h := l.Hello()
 	if old := m.byKey[key]; old != nil && old.rec.ClientID != "" && old.rec.ClientID != h.ClientID {
 		return // the address may have changed hands; that is the supervisor's to decide
 	}
@@ -281,6 +282,9 @@ func (m *model) introduce(key supervisor.Key, h protocol.ClientHello) {
 		return
 	}
 	m.describe(c, h)
+	if c.rec.Commands == nil { // else Home Assistant would first see it without a volume
+		c.rec.Dialect, c.rec.Commands = string(l.Wire().Name()), l.Wire().Commands()
+	}
 	if e, ok := m.endpoints[key]; ok {
 		c.url = firstURL(e.endpt)
 	}
