@@ -400,7 +400,7 @@ func TestRC5StaleSocket(t *testing.T) {
 }
 
 // RC-8: reader and writer each take the other with them, whichever ends first,
-// and Run outlives both. The guards are the deferred Close in write, which
+// and Run outlives both. The guards are the Close after write in Run, which
 // frees the reader, and the done case in write, which frees the writer; without
 // the one the reader outlives the writer by 200 ms, without the other the
 // writer the reader by 5 s. A writer that stands gets 200 ms: without the timer

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -24,8 +25,14 @@ func (s *Session) read() error {
 		default:
 		}
 	}
-	s.ws.SetPongHandler(func(string) error {
-		alive()
+	s.ws.SetPongHandler(func(data string) error {
+		if id, err := strconv.ParseUint(data, 10, 64); err == nil {
+			select {
+			case <-s.ponged: // an older one that nobody asked for
+			default:
+			}
+			s.ponged <- id // the reader alone sends: there is room
+		}
 		return extend()
 	})
 	if !s.needsState() {

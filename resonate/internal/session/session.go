@@ -72,9 +72,10 @@ const (
 	malformedMax  = 10       // bad messages in a row (races: B28)
 	notesMax      = 16       // deviations logged per socket (dialects: section 6.1)
 	closeDeadline = 200 * time.Millisecond
-	sendBuffer    = 32 << 10 // bytes the kernel may hold; 4 MiB by default hides a stalled reader for 20 s
-	earlyMax      = 64       // messages kept until the session is live
-	timeQueue     = 64       // client/time answers that may wait
+	sendBuffer    = 32 << 10               // bytes the kernel may hold; 4 MiB by default hides a stalled reader for 20 s
+	earlyMax      = 64                     // messages kept until the session is live
+	timeQueue     = 64                     // client/time answers that may wait
+	probeSettle   = 300 * time.Millisecond // from a frame that is no pong to "it lives"
 )
 
 func (o Options) withDefaults() Options {
@@ -114,6 +115,8 @@ type Session struct {
 	times   chan timeRequest            // drained by the writer only
 	pings   chan struct{}               // one-slot: the writer pings at once
 	heard   chan struct{}               // one-slot: the reader read a frame
+	ponged  chan uint64                 // one-slot: a pong, with the number of its probe
+	probe   atomic.Uint64               // number of the newest probe
 	ready   chan struct{}               // closed by the reader: first client/state seen
 	opened  chan struct{}               // closed by Run: up has returned
 
@@ -182,6 +185,7 @@ func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
 		times:   make(chan timeRequest, timeQueue),
 		pings:   make(chan struct{}, 1),
 		heard:   make(chan struct{}, 1),
+		ponged:  make(chan uint64, 1),
 		ready:   make(chan struct{}),
 		opened:  make(chan struct{}),
 		done:    make(chan struct{}),
@@ -269,24 +273,40 @@ func (s *Session) Send(m protocol.ServerMessage) error {
 	}
 }
 
-// Probe pings the peer and waits for any frame from it. It returns nil if the
-// peer lives, else ErrGone or the cause of ctx.
+// Probe pings the peer and waits for the answer. It returns nil if the peer
+// lives, else ErrGone or the cause of ctx. Not every device answers pings, so
+// any other frame counts too, but not at once: what arrives now may have been
+// sent before the peer went, and then its end is right behind it.
 func (s *Session) Probe(ctx context.Context) error {
 	select { // forget what was heard before
 	case <-s.heard:
 	default:
 	}
+	s.probe.Add(1)
 	select {
 	case s.pings <- struct{}{}:
 	default: // one is already due
 	}
-	select {
-	case <-s.heard:
-		return nil
-	case <-s.done:
-		return ErrGone
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	heard := s.heard
+	var settled <-chan time.Time
+	for {
+		select {
+		case id := <-s.ponged:
+			if id == s.probe.Load() {
+				return nil
+			}
+		case <-heard:
+			heard = nil
+			timer := time.NewTimer(probeSettle)
+			defer timer.Stop()
+			settled = timer.C
+		case <-settled:
+			return nil
+		case <-s.done:
+			return ErrGone
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
@@ -319,7 +339,10 @@ func (s *Session) Run(ctx context.Context, up func()) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { s.fail(s.read()) })  // ends when the socket is closed
-	wg.Go(func() { s.fail(s.write()) }) // ends with done, at most closeDeadline later
+	wg.Go(func() { // ends with done, at most closeDeadline later
+		s.fail(s.write())
+		_ = s.ws.Close() // frees the reader, whose error is then not the first
+	})
 	if s.awaitState() {
 		up()
 		close(s.opened)

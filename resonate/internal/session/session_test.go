@@ -563,7 +563,13 @@ func TestProbe(t *testing.T) {
 			p.ws.SetPingHandler(func(string) error { return nil })
 			p.listen()
 			time.AfterFunc(time.Second, func() { p.send(state) })
-		}, nil, time.Second},
+		}, nil, time.Second + probeSettle},
+		{"its last words arrive, then its end", func(_ *running, p *peer) {
+			p.ws.SetPingHandler(func(string) error { return nil })
+			p.listen()
+			time.AfterFunc(time.Second, func() { p.send(state) })
+			time.AfterFunc(time.Second+probeSettle/2, func() { p.link.Reset() })
+		}, ErrGone, time.Second + probeSettle/2},
 		{"it has ended", func(r *running, _ *peer) { r.Kill(errKill) }, ErrGone, 0},
 		{"it ends meanwhile", func(r *running, p *peer) {
 			p.link.Cut()

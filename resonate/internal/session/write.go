@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"resonatebridge/resonate/internal/dialect"
@@ -17,7 +18,6 @@ type micros = timesync.Micros
 // write is the writer goroutine: server/hello first, then answers to
 // client/time before anything else, then control messages in order.
 func (s *Session) write() error {
-	defer s.ws.Close() // frees the reader
 	hello := s.opts.Hello(s.hello)
 	hello.ActiveRoles = s.roles
 	if err := s.message(hello); err != nil {
@@ -63,7 +63,7 @@ func (s *Session) farewell() {
 }
 
 func (s *Session) ping() error {
-	if err := s.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(s.opts.WriteTimeout)); err != nil {
+	if err := s.ws.WriteControl(websocket.PingMessage, strconv.AppendUint(nil, s.probe.Load(), 10), time.Now().Add(s.opts.WriteTimeout)); err != nil {
 		return fmt.Errorf("session: ping: %w", err)
 	}
 	return nil
