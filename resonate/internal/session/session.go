@@ -338,8 +338,8 @@ func (s *Session) Run(ctx context.Context, up func()) error {
 	defer stop()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { s.fail(s.read()) })  // ends when the socket is closed
-	wg.Go(func() { // ends with done, at most closeDeadline later
+	wg.Go(func() { s.fail(s.read()) }) // ends when the socket is closed
+	wg.Go(func() {                     // ends with done, at most closeDeadline later
 		s.fail(s.write())
 		_ = s.ws.Close() // frees the reader, whose error is then not the first
 	})
