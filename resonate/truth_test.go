@@ -245,7 +245,11 @@ func TestStepsAddUpWhileAway(t *testing.T) {
 		s.powerOff()
 		synctest.Wait()
 		for range 3 {
-			go func() { h.Do(t.Context(), SetPlayer{PID: "kitchen", Volume: &VolumeChange{Value: 5, Relative: true}}) }()
+			go func() {
+				if _, err := h.Do(t.Context(), SetPlayer{PID: "kitchen", Volume: &VolumeChange{Value: 5, Relative: true}}); err != nil {
+					t.Errorf("a step of +5: %v", err)
+				}
+			}()
 			synctest.Wait()
 		}
 		pass(time.Second)
