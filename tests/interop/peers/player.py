@@ -147,6 +147,7 @@ async def main():
             case "connect":
                 await speaker.dial(where)
             case "stop":
+                await speaker.goodbye("shutdown")  # the listener's stop would wait for its connection
                 break
     if listener is not None:
         await listener.stop()
