@@ -22,6 +22,7 @@ func newNetwork(t *testing.T) network {
 	t.Helper()
 	needs(t, "ip")
 	if os.Geteuid() != 0 {
+		row("dialled over mDNS", "SKIPPED: network namespaces need root")
 		t.Skip("network namespaces need root")
 	}
 	tag := fmt.Sprintf("%04x", time.Now().UnixNano()&0xffff)
@@ -46,6 +47,7 @@ func newNetwork(t *testing.T) network {
 		{"-n", n.ns, "route", "add", "default", "via", n.addr},
 	} {
 		if err := run(argv...); err != nil {
+			row("dialled over mDNS", "SKIPPED: network namespaces do not work here")
 			t.Skipf("network namespaces do not work here: %v", err)
 		}
 	}
