@@ -1,7 +1,6 @@
 # Every target runs on a fresh machine with Go; interop-setup installs the rest.
 GO            ?= go
 export CGO_ENABLED ?= 0
-LINT          := golang.org/x/tools/cmd/goimports
 GOLANGCI      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT        ?= $(shell git rev-parse --short HEAD 2>/dev/null)

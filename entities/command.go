@@ -705,21 +705,16 @@ func missing(key, want string) *resonate.CommandError {
 
 // playerOf is the speaker that the key id names.
 func (d decoder) playerOf(in map[string]value) (*resonate.Player, *resonate.CommandError) {
-	const want = "the id or the name of a speaker"
-	v, ok := in["id"]
-	if !ok {
-		return nil, missing("id", want)
-	}
-	s, err := v.string(want)
-	if err != nil {
-		return nil, err
-	}
-	return d.findPlayer(s)
+	return pick(in, "the id or the name of a speaker", d.findPlayer)
 }
 
 // groupOf is the group that the key id names.
 func (d decoder) groupOf(in map[string]value) (*resonate.Group, *resonate.CommandError) {
-	const want = "the id or the name of a group"
+	return pick(in, "the id or the name of a group", d.findGroup)
+}
+
+// pick finds what the key id names.
+func pick[T any](in map[string]value, want string, find func(string) (*T, *resonate.CommandError)) (*T, *resonate.CommandError) {
 	v, ok := in["id"]
 	if !ok {
 		return nil, missing("id", want)
@@ -728,7 +723,7 @@ func (d decoder) groupOf(in map[string]value) (*resonate.Group, *resonate.Comman
 	if err != nil {
 		return nil, err
 	}
-	return d.findGroup(s)
+	return find(s)
 }
 
 // maxName is the longest name that can be given, in characters.

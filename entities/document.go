@@ -163,7 +163,7 @@ type diagSync struct {
 func (o Options) player(dst []retained, p *resonate.Player, g *resonate.Group, l *labels) []retained {
 	topic := o.playerTopic(p.PID)
 	ref := groupRef{
-		ID: p.GroupID, Name: first(p.SoloName, p.Name, p.PID), Kind: string(resonate.SoloGroup),
+		ID: p.GroupID, Name: first(p.Name, p.PID), Kind: string(resonate.SoloGroup),
 		Option: l.current(p, g), Members: []string{p.PID},
 	}
 	playback := string(resonate.Idle)
@@ -380,7 +380,7 @@ func (o Options) devices(s *resonate.Snapshot, l *labels) []byte {
 		}
 		if g := byID[p.GroupID]; g != nil {
 			e.Playback = optional(string(g.Playback))
-			e.Group = &groupRef{g.ID, first(g.Name, p.SoloName, p.Name), string(g.Kind), l.current(p, g), list(g.Members)}
+			e.Group = &groupRef{g.ID, first(g.Name, p.Name), string(g.Kind), l.current(p, g), list(g.Members)}
 		}
 		entries = append(entries, e)
 	}

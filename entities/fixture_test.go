@@ -31,7 +31,7 @@ func full() *resonate.Player {
 		Connection: resonate.Connected, Available: true, Custody: resonate.CustodyAuto,
 		URL: "ws://192.168.1.40:8928/sendspin", Dialect: "S3", LastSeen: time.Date(2026, 11, 2, 18, 40, 11, 250e6, time.UTC), Reconnects: 2,
 		HasVolume: true, HasMute: true, HasDelay: true, Volume: ptr(35), Mute: ptr(false), DelayMs: ptr(0),
-		MaxVolume: 80, AnnounceVolume: ptr(40), SyncState: "synchronized", GroupID: "downstairs", SoloName: "Kitchen",
+		MaxVolume: 80, AnnounceVolume: ptr(40), SyncState: "synchronized", GroupID: "downstairs",
 	}
 }
 
@@ -39,7 +39,7 @@ func full() *resonate.Player {
 func bare() *resonate.Player {
 	return &resonate.Player{
 		PID: "dining", Name: "Dining", Connection: resonate.Searching, Custody: resonate.CustodyHold,
-		MaxVolume: 100, GroupID: "solo-dining", SoloName: "Dining",
+		MaxVolume: 100, GroupID: "solo-dining",
 	}
 }
 

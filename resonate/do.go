@@ -335,7 +335,7 @@ func (m *model) sendVolume(c *client, v int) error {
 		m.ownGain(c, &v, nil)
 		return nil
 	}
-	return c.link.tell(protocol.ServerCommand{Command: protocol.CommandVolume, Volume: v})
+	return c.link.Send(protocol.ServerCommand{Command: protocol.CommandVolume, Volume: v})
 }
 
 func (m *model) sendMute(c *client, on bool) error {
@@ -343,7 +343,7 @@ func (m *model) sendMute(c *client, on bool) error {
 		m.ownGain(c, nil, &on)
 		return nil
 	}
-	return c.link.tell(protocol.ServerCommand{Command: protocol.CommandMute, Mute: on})
+	return c.link.Send(protocol.ServerCommand{Command: protocol.CommandMute, Mute: on})
 }
 
 // ownGain keeps the volume of a player that can't be told (dialects: R1).

@@ -272,5 +272,5 @@ func (m *model) onListGroups(c *client) {
 			GroupID: g.id, Name: g.label(), State: wirePlayback(g.playback), MemberCount: len(g.players()),
 		})
 	}
-	_ = c.link.tell(list) // a link that has ended needs none
+	_ = c.link.Send(list) // a link that has ended needs none
 }

@@ -52,9 +52,6 @@ func (l *link) Kill(cause error) {
 	l.Session.Kill(cause)
 }
 
-// tell sends m; a link that has ended is left to its end.
-func (l *link) tell(m protocol.ServerMessage) error { return l.Send(m) }
-
 // Timeouts of a connection attempt (races: B11).
 const (
 	dialTimeout    = 5 * time.Second // socket and upgrade

@@ -97,7 +97,7 @@ func (m *model) inform(c *client) {
 }
 
 func (m *model) tell(c *client, msg protocol.ServerMessage) {
-	if err := c.link.tell(msg); err != nil {
+	if err := c.link.Send(msg); err != nil {
 		m.log.Debug("message not sent", slog.String("player", c.rec.PID), slog.Any("err", err))
 	}
 }

@@ -121,7 +121,6 @@ type Player struct {
 	AnnounceVolume               *int   // 0 to 100; nil: not set
 	SyncState                    string // "synchronized", "error", "external_source"; empty: unknown
 	GroupID                      string // never empty
-	SoloName                     string
 }
 
 // Group is one group and what it does.

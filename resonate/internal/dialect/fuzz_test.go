@@ -64,7 +64,7 @@ func FuzzServerDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, binary bool, force string) {
 		w, _, err := Accept(hello(js), "", func(string) Name { return Name(force) })
 		if err != nil {
-			t.Skip()
+			t.Skip("no dialect of this name takes the hello")
 		}
 		before := bytes.Clone(data)
 		m, _, err := w.Decode(Frame{Binary: binary, Data: data})
@@ -106,7 +106,7 @@ func FuzzClientDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, binary bool, name string) {
 		w, err := NewClient(Name(name))
 		if err != nil {
-			t.Skip()
+			t.Skip("no dialect of this name")
 		}
 		w.Hello(transcriptHello())
 		for range 2 { // the second meets what the first left

@@ -25,8 +25,6 @@ var (
 	ErrSlow = errors.New("session: the peer reads too slowly, its queue is full")
 	// ErrMalformed: too many bad messages in a row.
 	ErrMalformed = errors.New("session: too many malformed messages in a row")
-	// ErrNoRole: the hello offers nothing that this server serves.
-	ErrNoRole = errors.New("session: no usable role")
 )
 
 // GoodbyeError is the end of a session by client/goodbye.
@@ -172,7 +170,7 @@ func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
 	if len(roles) == 0 {
 		return nil, &dialect.RefusedError{
 			Code: websocket.ClosePolicyViolation, Text: "no usable role",
-			Detail: fmt.Sprintf("%s: offers %q; this server serves player, controller and metadata, a player with at least one format and a buffer", ErrNoRole, hello.Roles),
+			Detail: fmt.Sprintf("no usable role: it offers %q; this server serves player, controller and metadata, a player with at least one format and a buffer", hello.Roles),
 		}
 	}
 	return &Session{
