@@ -3,13 +3,17 @@ package discovery
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+	"golang.org/x/net/ipv4"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -112,8 +116,9 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-func TestRoundsLeaveNothing(t *testing.T) {
-	t.Parallel()
+// loopbackEar is an open ear on the loopback interface, until the test ends.
+func loopbackEar(t *testing.T) *ear {
+	t.Helper()
 	all, err := systemLinks()
 	if err != nil {
 		t.Fatal(err)
@@ -122,11 +127,81 @@ func TestRoundsLeaveNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.close()
+	t.Cleanup(e.close)
+	return e
+}
+
+func TestRoundsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	e := loopbackEar(t)
 	for range 30 {
 		if _, err := e.round(t.Context(), randomService(), 20*time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// TestMain checks for what is left.
+}
+
+// The library hands out what it finds on a channel, and stands for ever, also
+// after the round is over, when nobody takes it (races: B3). The guard is that a
+// round takes every entry to the end.
+func TestRoundTakesEveryEntry(t *testing.T) {
+	t.Parallel()
+	e := loopbackEar(t)
+	const speakers = 100 // more than the channel holds
+	service := randomService()
+	var announcements [][]byte
+	for i := range speakers {
+		msg := new(dns.Msg)
+		msg.Response = true
+		name := fmt.Sprintf("s%d.%s.local.", i, service)
+		for _, text := range []string{
+			fmt.Sprintf("%s.local. 120 IN PTR %s", service, name),
+			fmt.Sprintf("%s 120 IN SRV 0 0 8928 kit.local.", name),
+			fmt.Sprintf(`%s 120 IN TXT "path=/sendspin"`, name),
+			"kit.local. 120 IN A 127.0.0.1",
+		} {
+			rr, err := dns.NewRR(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			msg.Answer = append(msg.Answer, rr)
+		}
+		b, err := msg.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		announcements = append(announcements, b)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var talking sync.WaitGroup
+	talking.Go(func() { // as responders do: again and again, in case one was lost
+		for ctx.Err() == nil {
+			for _, b := range announcements {
+				_, _ = e.v4.WriteTo(b, &ipv4.ControlMessage{IfIndex: e.links[0].index}, &net.UDPAddr{IP: group4(), Port: mdnsPort})
+				select {
+				case <-time.After(time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		}
+	})
+	heard := map[string]bool{}
+	for len(heard) < speakers && ctx.Err() == nil { // a second round, should the kernel have lost some
+		found, err := e.round(ctx, service, time.Second)
+		if err != nil {
+			t.Error(err)
+		}
+		clear(heard)
+		for _, name := range found {
+			heard[name] = true
+		}
+	}
+	cancel()
+	talking.Wait()
+	if len(heard) != speakers {
+		t.Errorf("the last round took %d of %d entries", len(heard), speakers)
 	}
 	// TestMain checks for what is left.
 }

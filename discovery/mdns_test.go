@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -260,6 +261,48 @@ func TestBrowserFollowsInterfaces(t *testing.T) {
 		synctest.Wait()
 		if len(n.ears) != 3 {
 			t.Errorf("after a failure: %d ears, want 3", len(n.ears))
+		}
+	})
+}
+
+// flood hears packets without a pause, and has many in hand when it is closed.
+type flood struct{ *fakeEar }
+
+func (f flood) listen(heard func(packet)) {
+	for open := true; open; {
+		heard(packet{new(dns.Msg), eth0()})
+		select {
+		case <-f.closed:
+			open = false
+		default:
+		}
+	}
+	for range 1000 {
+		heard(packet{new(dns.Msg), eth0()})
+	}
+}
+
+// A browser ends though its queue is full and nobody will ever read it again
+// (races: B3). The guard is that the ear gives up when it is closed, or on ctx.
+func TestBrowserEndsWithAFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &fakeNet{links: []link{eth0()}, start: time.Now()}
+		b := NewMDNS(MDNSOptions{Services: []string{testService}})
+		b.net = network{
+			links: func() ([]link, error) { return n.links, nil },
+			open: func([]link) (listener, error) {
+				return flood{&fakeEar{net: n, closed: make(chan struct{})}}, nil
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx, func(Event) {}) }()
+		for b.Stats().Responses < 1000 { // it is in full flood
+			runtime.Gosched()
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: got %v, want nil", err)
 		}
 	})
 }

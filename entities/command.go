@@ -29,9 +29,10 @@ type call struct {
 	transaction json.RawMessage // the caller's; nil: none
 	lane        string          // calls of one lane run one after the other
 
-	command resonate.Command // nil: local
-	local   string           // an action of the bridge itself
-	level   string           // of local "options"
+	command resonate.Command   // nil: local
+	then    []resonate.Command // after it, in this order
+	local   string             // an action of the bridge itself
+	level   string             // of local "options"
 	volume  *resonate.VolumeChange
 	only    bool // the command changes the volume and nothing else
 }
@@ -135,12 +136,12 @@ func (d decoder) set(c *call, kind, id, name string, scalar bool, payload []byte
 		if target.self = d.s.Player(id); target.self == nil {
 			return resonate.Errorf(resonate.CodeUnknownDevice, "there is no speaker with the id %s; bridge/devices lists them", quote(id))
 		}
-		target.player.PID = id
+		target.player.PID, target.target = id, resonate.Target{PID: id}
 	} else {
 		if d.s.Group(id) == nil {
 			return resonate.Errorf(resonate.CodeUnknownGroup, "there is no group with the id %s; bridge/groups lists them", quote(id))
 		}
-		target.group.ID = id
+		target.group.ID, target.target = id, resonate.Target{GroupID: id}
 	}
 	for _, v := range pairs {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == v.field })
@@ -154,13 +155,16 @@ func (d decoder) set(c *call, kind, id, name string, scalar bool, payload []byte
 			return err
 		}
 	}
-	c.only = len(pairs) == 1
 	if kind == "player" {
 		c.command, c.volume = target.player, target.player.Volume
 	} else {
 		c.command, c.volume = target.group, target.group.Volume
 	}
-	c.only = c.only && c.volume != nil
+	c.only = len(pairs) == 1 && c.volume != nil
+	c.then = target.more
+	if len(c.then) == len(pairs) { // nothing else is asked for
+		c.command, c.then = c.then[0], c.then[1:]
+	}
 	return nil
 }
 
@@ -182,6 +186,33 @@ type draft struct {
 	self   *resonate.Player // of a player command
 	player resonate.SetPlayer
 	group  resonate.SetGroup
+	target resonate.Target
+	more   []resonate.Command // in the order in which they are to be done
+}
+
+// then adds a command of its own kind. Trust comes before media, new media
+// before an operation on them, and forgetting a speaker last.
+func (d *draft) then(cmd resonate.Command) {
+	d.more = append(d.more, cmd)
+	slices.SortStableFunc(d.more, func(a, b resonate.Command) int { return stage(a) - stage(b) })
+}
+
+// stage is when such a command is done among others of one message.
+func stage(cmd resonate.Command) int {
+	switch cmd := cmd.(type) {
+	case resonate.Pair, resonate.CancelPairing, resonate.Approve:
+		return -1
+	case resonate.RemovePlayer:
+		return 4
+	case resonate.PlayMedia:
+		return 0
+	case resonate.Transport:
+		if cmd.Action == resonate.ActionRepeat || cmd.Action == resonate.ActionShuffle {
+			return 1
+		}
+		return 2
+	}
+	return 3
 }
 
 // field is one thing that can be set.
@@ -249,9 +280,11 @@ func playerFields() []field {
 			d.player.Reconnect = true
 			return v.trigger()
 		}},
-		{name: "identify", later: "play the sound that identifies a speaker"},
-		{name: "pair", later: "pair speakers"},
-	}, mediaFields()...)
+		{name: "identify", want: "anything; in JSON true", set: func(d *draft, v value) *resonate.CommandError {
+			d.then(resonate.Identify(d.self.PID))
+			return v.trigger()
+		}},
+	}, append(trustFields(), mediaFields()...)...)
 }
 
 // groupFields are the keys of group/GID/set and the topics below it.
@@ -287,24 +320,6 @@ func groupFields() []field {
 			return v.trigger()
 		}},
 	}, mediaFields()...)
-}
-
-// mediaFields wait for playback.
-func mediaFields() []field {
-	const play = "play media"
-	return []field{
-		{name: "play", later: play},
-		{name: "pause", later: play},
-		{name: "stop", later: play},
-		{name: "next", later: play},
-		{name: "previous", later: play},
-		{name: "play_url", later: play},
-		{name: "seek", later: play},
-		{name: "repeat", later: play},
-		{name: "shuffle", later: play},
-		{name: "announce", later: "play announcements"},
-		{name: "say", later: "speak texts"},
-	}
 }
 
 // into stores a whole number from lo to hi.
@@ -539,7 +554,7 @@ func actions() []action {
 			return nil
 		}
 	}
-	return []action{
+	return append([]action{
 		{name: "device/rename", keys: []string{"id", "name"}, read: func(d decoder, c *call, in map[string]value) *resonate.CommandError {
 			p, err := d.playerOf(in)
 			if err != nil {
@@ -585,7 +600,6 @@ func actions() []action {
 			c.command = resonate.AddEndpoint{URL: s}
 			return nil
 		}},
-		{name: "device/pair", later: "pair speakers"},
 		{name: "group/add", keys: []string{"name", "members"}, read: func(d decoder, c *call, in map[string]value) *resonate.CommandError {
 			name, err := groupName(in)
 			if err != nil {
@@ -647,10 +661,14 @@ func actions() []action {
 		{name: localRepublish, read: local},
 		{name: localCleanup, read: local},
 		{name: localRestart, read: local},
-		{name: "stop_all", later: "play media"},
-		{name: "announce_all", later: "play announcements"},
+		{name: "stop_all", read: func(_ decoder, c *call, _ map[string]value) *resonate.CommandError {
+			c.command = resonate.StopAll{}
+			return nil
+		}},
+		{name: "announce", keys: append([]string{"targets"}, announceKeys()...), read: readAnnounce},
+		{name: "announce_all", keys: announceKeys(), read: readAnnounce},
 		{name: "backup", later: "make backups"},
-	}
+	}, trustActions()...)
 }
 
 // request reads what arrived on bridge/request/ACTION: a JSON object, or the

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"resonatebridge/resonate"
+	"resonatebridge/resonate/protocol"
 )
 
 func decoderOf(s *resonate.Snapshot) decoder {
@@ -82,7 +84,46 @@ func TestDecode(t *testing.T) {
 		{"bridge/request/group/members/remove", `{"id": "downstairs", "members": "dining"}`, group(resonate.SetGroup{Remove: []string{"dining"}})},
 		{"bridge/request/group/members/set", `{"id": "downstairs", "members": []}`, group(resonate.SetGroup{Members: &[]string{}})},
 		{"bridge/request/scan", "PRESS", resonate.Scan{}},
+		{"player/" + kitchen + "/set/play", "PRESS", resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionPlay}},
+		{"group/downstairs/set/stop", "x", resonate.Transport{Target: resonate.Target{GroupID: "downstairs"}, Action: resonate.ActionStop}},
+		{"player/" + kitchen + "/set/play_url", " http://nas/a.mp3 ", resonate.PlayMedia{Target: resonate.Target{PID: kitchen}, Items: []resonate.MediaItem{{URL: "http://nas/a.mp3"}}}},
+		{"player/" + kitchen + "/set/play_url", `["http://nas/a", {"url": "http://nas/b", "title": "B"}]`, resonate.PlayMedia{
+			Target: resonate.Target{PID: kitchen}, Items: []resonate.MediaItem{{URL: "http://nas/a"}, {URL: "http://nas/b", Title: "B"}},
+		}},
+		{"player/" + kitchen + "/set", `{"play_url": {"url": "http://nas/a", "enqueue": "next", "artwork_url": "http://nas/a.jpg"}}`, resonate.PlayMedia{
+			Target: resonate.Target{PID: kitchen}, Enqueue: resonate.EnqueueNext, Items: []resonate.MediaItem{{URL: "http://nas/a", ArtworkURL: "http://nas/a.jpg"}},
+		}},
+		{"player/" + kitchen + "/set/queue", "http://nas/a", resonate.PlayMedia{Target: resonate.Target{PID: kitchen}, Enqueue: resonate.EnqueueLast, Items: []resonate.MediaItem{{URL: "http://nas/a"}}}},
+		{"player/" + kitchen + "/set/seek", "12.5", resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionSeek, Position: 12500 * time.Millisecond}},
+		{"player/" + kitchen + "/set/seek", "-30", resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionSeekBy, Position: -30 * time.Second}},
+		{"player/" + kitchen + "/set", `{"seek_relative": 10}`, resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionSeekBy, Position: 10 * time.Second}},
+		{"player/" + kitchen + "/set/repeat", "ALL", resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionRepeat, Repeat: protocol.RepeatAll}},
+		{"player/" + kitchen + "/set", `{"shuffle": true}`, resonate.Transport{Target: resonate.Target{PID: kitchen}, Action: resonate.ActionShuffle, Shuffle: true}},
+		{"player/" + kitchen + "/set/announce", "http://nas/bell.mp3", resonate.Announce{Targets: []resonate.Target{{PID: kitchen}}, URL: "http://nas/bell.mp3"}},
+		{"player/" + kitchen + "/set", `{"announce": {"url": "http://nas/bell.mp3", "volume": 40, "chime": false, "priority": 3, "timeout": 5}, "transaction": 4}`, resonate.Announce{
+			Targets: []resonate.Target{{PID: kitchen}}, URL: "http://nas/bell.mp3", Volume: ptr(40), Chime: ptr(false), Priority: 3, Timeout: 5 * time.Second,
+		}},
+		{"group/downstairs/set/say", "Dinner is ready", resonate.Announce{Targets: []resonate.Target{{GroupID: "downstairs"}}, Text: "Dinner is ready"}},
+		{"player/" + kitchen + "/set/identify", "PRESS", resonate.Identify(kitchen)},
+		{"bridge/request/stop_all", "PRESS", resonate.StopAll{}},
+		{"bridge/request/announce", `{"targets": ["Dining", "downstairs"], "url": "http://nas/bell.mp3"}`, resonate.Announce{
+			Targets: []resonate.Target{{PID: "dining"}, {GroupID: "downstairs"}}, URL: "http://nas/bell.mp3",
+		}},
 		{"bridge/request/scan", `{"transaction": 4}`, resonate.Scan{}},
+		{"player/" + kitchen + "/set/pair", "PRESS", resonate.Pair{PID: kitchen}},
+		{"player/" + kitchen + "/set", `{"pair": true}`, resonate.Pair{PID: kitchen}},
+		{"player/" + kitchen + "/set/pair", " 123-456\n", resonate.Pair{PID: kitchen, Secret: "123-456"}},
+		{"player/" + kitchen + "/set", `{"pair": "012345"}`, resonate.Pair{PID: kitchen, Secret: "012345"}},
+		{"player/" + kitchen + "/set/cancel_pairing", "PRESS", resonate.CancelPairing{PID: kitchen}},
+		{"player/" + kitchen + "/set/approve", "PRESS", resonate.Approve{PID: kitchen, On: true}},
+		{"player/" + kitchen + "/set/approve", "off", resonate.Approve{PID: kitchen}},
+		{"player/" + kitchen + "/set", `{"approve": false}`, resonate.Approve{PID: kitchen}},
+		{"player/" + kitchen + "/set/forget", "PRESS", resonate.RemovePlayer{PID: kitchen}},
+		{"bridge/request/device/pair", "Kitchen", resonate.Pair{PID: kitchen}},
+		{"bridge/request/device/pair", `{"id": "kitchen", "code": "SP:0ABC", "method": "pairing_psk"}`, resonate.Pair{PID: kitchen, Method: protocol.PairByPSK, Secret: "SP:0ABC"}},
+		{"bridge/request/device/cancel_pairing", "Kitchen", resonate.CancelPairing{PID: kitchen}},
+		{"bridge/request/device/approve", "Kitchen", resonate.Approve{PID: kitchen, On: true}},
+		{"bridge/request/device/approve", `{"id": "kitchen", "on": false}`, resonate.Approve{PID: kitchen}},
 	} {
 		t.Run(tc.topic+" "+tc.payload, func(t *testing.T) {
 			c, err := decoderOf(crowd()).decode("resonate/"+tc.topic, []byte(tc.payload))
@@ -95,7 +136,7 @@ func TestDecode(t *testing.T) {
 			if err != nil {
 				t.Fatalf("got %s: %s", err.Code, err.Message)
 			}
-			if !reflect.DeepEqual(c.command, tc.want) {
+			if c.answer == "" || !reflect.DeepEqual(c.command, tc.want) {
 				t.Errorf("got %#v, want %#v", c.command, tc.want)
 			}
 		})
@@ -181,13 +222,25 @@ func TestDecodeRefuses(t *testing.T) {
 		{"group members of a number", "group/downstairs/set", `{"members": ["dining", 5]}`, resonate.CodeInvalidValue, "members[1]: got 5"},
 		{"group members unknown", "group/downstairs/set", `{"add": ["attic"]}`, resonate.CodeUnknownDevice, `"attic"`},
 		{"group members broken", "group/downstairs/set/members", `["dining"`, resonate.CodeInvalidValue, `dining`},
-		{"play later", player + "/play", "PRESS", resonate.CodeNotSupported, "play: this version can't play media yet"},
-		{"play_url later", player, `{"play_url": "http://x"}`, resonate.CodeNotSupported, "play_url"},
-		{"announce later", "group/downstairs/set/announce", "http://x", resonate.CodeNotSupported, "announce"},
-		{"say later", player + "/say", "hello", resonate.CodeNotSupported, "say"},
-		{"pair later", player + "/pair", "123456", resonate.CodeNotSupported, "pair"},
-		{"identify later", player + "/identify", "PRESS", resonate.CodeNotSupported, "identify"},
-		{"stop_all later", "bridge/request/stop_all", "PRESS", resonate.CodeNotSupported, "stop_all"},
+		{"play false", player, `{"play": false}`, resonate.CodeInvalidValue, "play: got false"},
+		{"empty URL", player + "/play_url", " ", resonate.CodeInvalidValue, "play_url"},
+		{"long URL", player + "/play_url", "http://x/" + strings.Repeat("x", 9000), resonate.CodeInvalidValue, "at most 8192"},
+		{"media key", player + "/play_url", `{"url": "http://x", "titel": "x"}`, resonate.CodeUnknownCommand, `did you mean "title"?`},
+		{"no media", player + "/play_url", `[]`, resonate.CodeInvalidValue, "a list of URLs"},
+		{"repeat", player + "/repeat", "sometimes", resonate.CodeInvalidValue, "off, one, all"},
+		{"shuffle toggle", player + "/shuffle", "TOGGLE", resonate.CodeInvalidValue, "ON or OFF"},
+		{"seek", player + "/seek", "soon", resonate.CodeInvalidValue, "seconds"},
+		{"seek nan", player + "/seek", "nan", resonate.CodeInvalidValue, "seconds"},
+		{"announce volume", player, `{"announce": {"url": "http://x", "volume": 400}}`, resonate.CodeInvalidValue, "announce.volume"},
+		{"announce both", player, `{"announce": {"url": "http://x", "text": "x"}}`, resonate.CodeInvalidValue, "either url or text"},
+		{"announce nowhere", "bridge/request/announce", `{"url": "http://x"}`, resonate.CodeInvalidValue, "targets is missing"},
+		{"pair with digits that are no text", player, `{"pair": 123456}`, resonate.CodeInvalidValue, "pair: want a text in quotes"},
+		{"pair with too much", player + "/pair", strings.Repeat("1", 2000), resonate.CodeInvalidValue, "got 2000 bytes"},
+		{"pair by an unknown method", "bridge/request/device/pair", `{"id": "kitchen", "method": "magic"}`, resonate.CodeInvalidValue, "one of pairing_psk"},
+		{"pair nobody", "bridge/request/device/pair", "attic", resonate.CodeUnknownDevice, "the payload names no speaker"},
+		{"approve perhaps", player + "/approve", "perhaps", resonate.CodeInvalidValue, "ON or OFF"},
+		{"approve toggle", player + "/approve", "TOGGLE", resonate.CodeInvalidValue, "ON or OFF"},
+		{"forget false", player, `{"forget": false}`, resonate.CodeInvalidValue, "got false"},
 		{"backup later", "bridge/request/backup", `{"transaction": 1}`, resonate.CodeNotSupported, "backup"},
 		{"unknown action", "bridge/request/group/ad", "x", resonate.CodeUnknownCommand, `"group/ad"; did you mean "group/add"?`},
 		{"empty action", "bridge/request/", "x", resonate.CodeUnknownCommand, `""`},
@@ -264,10 +317,29 @@ func TestTransactionIsEchoedAsItIs(t *testing.T) {
 	}
 }
 
+// One message may ask for several things: new media come first, an announcement last.
+func TestMediaAmongOthers(t *testing.T) {
+	c, err := decoderOf(house()).decode("resonate/player/dining/set", []byte(`{"announce": "http://b", "pause": true, "shuffle": true, "play_url": "http://a", "volume": 20}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := resonate.Target{PID: "dining"}
+	want := []resonate.Command{
+		resonate.SetPlayer{PID: "dining", Volume: &resonate.VolumeChange{Value: 20}},
+		resonate.PlayMedia{Target: at, Items: []resonate.MediaItem{{URL: "http://a"}}},
+		resonate.Transport{Target: at, Action: resonate.ActionShuffle, Shuffle: true},
+		resonate.Transport{Target: at, Action: resonate.ActionPause},
+		resonate.Announce{Targets: []resonate.Target{at}, URL: "http://b"},
+	}
+	if got := append([]resonate.Command{c.command}, c.then...); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %#v, want %#v", got, want)
+	}
+}
+
 // TestEveryCommandTopicOfAnEntityIsUnderstood: what Home Assistant sends is
 // accepted, for every entity.
 func TestEveryCommandTopicOfAnEntityIsUnderstood(t *testing.T) {
-	payloads := map[string]string{"number": "1", "switch": "ON", "button": "PRESS"}
+	payloads := map[string]string{"number": "1", "switch": "ON", "button": "PRESS", "text": "http://nas/song.mp3", "notify": "hello"}
 	for k, topic := range map[kind]string{bridgeKind: "bridge", playerKind: "player/kitchen-3f9a1c07", groupKind: "group/downstairs"} {
 		for _, r := range rows(k) {
 			if r.command == "" {
@@ -280,8 +352,11 @@ func TestEveryCommandTopicOfAnEntityIsUnderstood(t *testing.T) {
 			case r.platform == "select":
 				payload = r.options[0]
 			}
-			if r.template != "" {
+			switch r.key {
+			case "log_level":
 				payload = fmt.Sprintf(`{%q: %q}`, r.key, payload)
+			case "announce_all":
+				payload = fmt.Sprintf(`{"text": %q}`, payload)
 			}
 			c, err := decoderOf(house()).decode("resonate/"+topic+"/"+r.command, []byte(payload))
 			if err != nil {
@@ -380,8 +455,12 @@ func TestEvents(t *testing.T) {
 			[]string{"taken_by_other_server kitchen-3f9a1c07 kitchen-3f9a1c07"},
 		},
 		{
-			"wants a code", house(), change(func(s *resonate.Snapshot) { s.Players[0].Connection = resonate.PairingRequired }),
+			"wants to be paired", house(), change(func(s *resonate.Snapshot) { s.Players[0].Connection = resonate.PairingRequired }),
 			[]string{"pairing_required dining dining"},
+		},
+		{
+			"wants approval", house(), change(func(s *resonate.Snapshot) { s.Players[0].Connection = resonate.ApprovalRequired }),
+			[]string{"approval_required dining dining"},
 		},
 		{"volume is no event", house(), change(func(s *resonate.Snapshot) { s.Players[1].Volume = ptr(1) }), nil},
 		{"joined", house(), change(func(s *resonate.Snapshot) { s.Groups[0].Members = []string{"kitchen-3f9a1c07", "dining"} }), []string{"group_changed downstairs dining"}},
@@ -400,6 +479,22 @@ func TestEvents(t *testing.T) {
 }
 
 // TestEventTypesAreAnnounced: Home Assistant ignores a type it wasn't told of.
+func TestMediaEvents(t *testing.T) {
+	before, after := house(), house()
+	before.Groups[0].Announcing = true
+	after.Groups[0].MediaError = "media unreachable: 404"
+	var got []string
+	for _, e := range events(before, after) {
+		got = append(got, e.kind+" "+strings.Join(e.pids, ","))
+	}
+	if want := []string{"announcement_finished kitchen-3f9a1c07", "stream_error kitchen-3f9a1c07"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if again := events(after, after); len(again) != 0 {
+		t.Errorf("without a change: got %v", again)
+	}
+}
+
 func TestEventTypesAreAnnounced(t *testing.T) {
 	for _, e := range events(&resonate.Snapshot{}, house()) {
 		if !slices.Contains(bridgeEvents(), e.kind) {

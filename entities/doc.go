@@ -9,6 +9,16 @@
 // its history: a reader that skipped versions shows the same topics. table.go
 // has one row for each entity; TOPICS.md is written from it.
 //
+// # Trust
+//
+// A speaker's pairing is in its state, with a sentence for people; what a
+// person enters goes to set/pair and is shown nowhere, not even in errors.
+// PRESS there begins to pair, so that the button Pair and the text Pairing code
+// share the topic. The entities of trustRows come and go with what applies: a
+// speaker that was always paired has no Pair, one that speaks unencrypted has
+// none of them. Since nobody remembers over a restart which were there, those
+// that are not are announced as removed.
+//
 // # Concurrency
 //
 // [Run] is one goroutine that owns every map and timer here. It starts one

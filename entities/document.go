@@ -10,6 +10,7 @@ import (
 
 	"resonatebridge/mqtt"
 	"resonatebridge/resonate"
+	"resonatebridge/resonate/protocol"
 )
 
 // retained is one topic and what it should hold.
@@ -36,7 +37,7 @@ func Render(o Options, s *resonate.Snapshot) map[string][]byte {
 	out = append(out, retained{o.bridgeTopic() + "/devices", o.devices(s, l), mqtt.ClassState})
 	out = append(out, retained{o.bridgeTopic() + "/groups", o.groups(s), mqtt.ClassState})
 	for _, p := range s.Players {
-		d := playerDevice(p, l)
+		d := o.playerDevice(p, l)
 		if !o.NoDiscovery {
 			out = append(out, retained{o.configTopic(o.objectID(p.PID)), o.document(&d, l, nil), mqtt.ClassDiscovery})
 		}
@@ -48,14 +49,16 @@ func Render(o Options, s *resonate.Snapshot) map[string][]byte {
 			continue
 		}
 		if g.Kind == resonate.NamedGroup && !o.NoDiscovery {
-			d := groupDevice(g)
+			d := o.groupDevice(g)
 			out = append(out, retained{o.configTopic(o.objectID("group_" + g.ID)), o.document(&d, nil, nil), mqtt.ClassDiscovery})
 		}
 		out = o.group(out, g, members(s, g))
 	}
 	m := make(map[string][]byte, len(out))
 	for _, r := range out {
-		m[r.topic] = r.payload
+		if r.payload != nil {
+			m[r.topic] = r.payload
+		}
 	}
 	return m
 }
@@ -80,6 +83,9 @@ type playerState struct {
 	Stream     stream        `json:"stream"`
 	Announcing bool          `json:"announcing"`
 	LastError  *string       `json:"last_error"`
+	Trust      *string       `json:"trust"`
+	Encrypted  bool          `json:"encrypted"`
+	Pairing    pairing       `json:"pairing"`
 }
 
 type playerOptions struct {
@@ -106,6 +112,7 @@ type media struct {
 	Duration    *float64 `json:"duration"`
 	URL         *string  `json:"url"`
 	ArtHash     *string  `json:"art_hash"`
+	ArtError    *string  `json:"art_error"` // code and sentence; null also while there simply is no picture
 	Repeat      *string  `json:"repeat"`
 	Shuffle     *bool    `json:"shuffle"`
 }
@@ -121,6 +128,13 @@ type stream struct {
 	SampleRate *int    `json:"sample_rate"`
 	BitDepth   *int    `json:"bit_depth"`
 	Channels   *int    `json:"channels"`
+}
+
+func streamOf(f *protocol.Format) stream {
+	if f == nil {
+		return stream{}
+	}
+	return stream{&f.Codec, &f.SampleRate, &f.BitDepth, &f.Channels}
 }
 
 type groupState struct {
@@ -177,23 +191,24 @@ func (o Options) player(dst []retained, p *resonate.Player, g *resonate.Group, l
 		Options: playerOptions{AnnounceVolume: p.AnnounceVolume, MaxVolume: p.MaxVolume},
 		Volume:  p.Volume, Mute: p.Mute, DelayMs: p.DelayMs,
 		Group: ref, Playback: playback, LastError: optional(p.LastError),
+		Stream: streamOf(p.Stream), Announcing: g != nil && g.Announcing,
+		Trust: optional(string(p.Trust)), Encrypted: p.Encrypted, Pairing: pairingOf(p),
 	}
+	state.Media, state.Position = mediaOf(g)
 	dst = append(dst, availability(topic, p.Available), retained{topic + "/state", encode(state), mqtt.ClassState})
 	for _, s := range [...]struct{ leaf, value string }{
 		{"volume", number(p.Volume)},
 		{"mute", boolean(p.Mute)},
 		{"playback", playback},
 		{"group", ref.Option},
-		{"title", none},
-		{"artist", none},
-		{"album", none},
-		{"duration", none},
 		{"connection", string(p.Connection)},
 		{"delay", number(p.DelayMs)},
+		{"trust", string(p.Trust)},
+		{"pairing", stepOf(p)},
 	} {
 		dst = append(dst, scalar(topic, s.leaf, s.value))
 	}
-	return dst
+	return mediaTopics(dst, topic, g)
 }
 
 // diag is the topic of p's slow diagnostics.
@@ -208,8 +223,9 @@ func (o Options) group(dst []retained, g *resonate.Group, ps []*resonate.Player)
 	topic := o.groupTopic(g.ID)
 	state := groupState{
 		ID: g.ID, Name: g.Name, Kind: string(g.Kind), Members: list(g.Members), Remembered: list(g.Remembered), Online: g.Online,
-		Playback: string(g.Playback),
+		Playback: string(g.Playback), Announcing: g.Announcing,
 	}
+	state.Media, state.Position = mediaOf(g)
 	if g.HasVolume {
 		state.Volume = &g.Volume
 	}
@@ -235,14 +251,10 @@ func (o Options) group(dst []retained, g *resonate.Group, ps []*resonate.Player)
 		{"volume", number(state.Volume)},
 		{"mute", boolean(state.Mute)},
 		{"playback", string(g.Playback)},
-		{"title", none},
-		{"artist", none},
-		{"album", none},
-		{"duration", none},
 	} {
 		dst = append(dst, scalar(topic, s.leaf, s.value))
 	}
-	return dst
+	return mediaTopics(dst, topic, g)
 }
 
 // members are the players of g, members in joining order and then those that
@@ -353,6 +365,9 @@ type deviceEntry struct {
 	Group        *groupRef `json:"group"`
 	LastSeen     *string   `json:"last_seen"`
 	LastError    *string   `json:"last_error"`
+	Trust        *string   `json:"trust"`
+	Encrypted    bool      `json:"encrypted"`
+	Pairing      *pairing  `json:"pairing"` // null: announced, but never met
 }
 
 // devices is bridge/devices: every known player, and what was only heard of.
@@ -369,6 +384,7 @@ func (o Options) devices(s *resonate.Snapshot, l *labels) []byte {
 			Manufacturer: optional(p.Manufacturer), Model: optional(p.Model), Version: optional(p.SoftwareVersion), MAC: optional(p.MAC),
 			Roles: list(p.Roles), Supports: []string{}, Volume: p.Volume, Mute: p.Mute, DelayMs: p.DelayMs,
 			LastSeen: instant(p.LastSeen), LastError: optional(p.LastError),
+			Trust: optional(string(p.Trust)), Encrypted: p.Encrypted, Pairing: new(pairingOf(p)),
 		}
 		for _, c := range [...]struct {
 			name string
@@ -428,26 +444,28 @@ func (o Options) groups(s *resonate.Snapshot) []byte {
 	return encode(entries)
 }
 
-func playerDevice(p *resonate.Player, l *labels) device {
+func (o Options) playerDevice(p *resonate.Player, l *labels) device {
 	d := device{
-		kind: playerKind, id: p.PID, name: first(oneLine(p.Name), p.PID), manufacturer: oneLine(p.Manufacturer), model: oneLine(p.Model),
+		speech: o.Speech,
+		kind:   playerKind, id: p.PID, name: first(oneLine(p.Name), p.PID), manufacturer: oneLine(p.Manufacturer), model: oneLine(p.Model),
 		version: oneLine(p.SoftwareVersion), volume: p.HasVolume, mute: p.HasMute, delay: p.HasDelay,
 		borrow: p.Custody == resonate.CustodyBorrow, delayMax: maxDelayMs, labels: l.version,
 	}
 	if p.DelayMs != nil {
 		d.delayMax = max(d.delayMax, *p.DelayMs)
 	}
+	d.trustOf(p)
 	return d
 }
 
-func groupDevice(g *resonate.Group) device {
-	return device{kind: groupKind, id: g.ID, name: first(oneLine(g.Name), g.ID), manufacturer: "Resonate Bridge", model: "Group"}
+func (o Options) groupDevice(g *resonate.Group) device {
+	return device{speech: o.Speech, kind: groupKind, id: g.ID, name: first(oneLine(g.Name), g.ID), manufacturer: "Resonate Bridge", model: "Group"}
 }
 
 func (o Options) bridgeDevice(s *resonate.Snapshot) device {
 	return device{
 		kind: bridgeKind, name: first(oneLine(s.Server.Name), "Resonate Bridge"), manufacturer: "Resonate Bridge", model: "Bridge",
-		version: o.Version, logLevel: o.SetLogLevel != nil, restart: o.Restart != nil,
+		version: o.Version, logLevel: o.SetLogLevel != nil, restart: o.Restart != nil, speech: o.Speech,
 	}
 }
 

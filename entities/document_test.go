@@ -49,6 +49,7 @@ func TestRender(t *testing.T) {
 	}{
 		{"full speaker", docs, []string{"resonate/player/kitchen-3f9a1c07/", "homeassistant/device/resonate_kitchen-3f9a1c07/"}},
 		{"minimal speaker", docs, []string{"resonate/player/dining/", "homeassistant/device/resonate_dining/"}},
+		{"speaker that shows a code", Render(options(), with(asking())), []string{"resonate/player/porch/", "homeassistant/device/resonate_porch/"}},
 		{"named group", docs, []string{"resonate/group/", "homeassistant/device/resonate_group_downstairs/"}},
 		{"bridge", docs, []string{"resonate/bridge/", "homeassistant/device/resonate_bridge/"}},
 		{"odd names", Render(options(), odd()), []string{"resonate/player/p", "resonate/group/", "homeassistant/device/resonate_p2/", "homeassistant/device/resonate_group_g-none/"}},
@@ -88,6 +89,7 @@ func TestRenderIsValid(t *testing.T) {
 		{"house, no options", Options{}, house()},
 		{"diagnostic", diagnostic, house()},
 		{"odd names", options(), odd()},
+		{"speaker that shows a code", options(), with(asking())},
 		{"empty", Options{}, &resonate.Snapshot{}},
 		{"other base", Options{BaseTopic: "a/B c", DiscoveryPrefix: "ha/x"}, house()},
 		{"300 speakers of one name", Options{}, large},
@@ -102,7 +104,7 @@ func TestRenderIsValid(t *testing.T) {
 				} else if !strings.HasPrefix(topic, o.BaseTopic+"/") || strings.ContainsAny(topic, "+#\x00") {
 					t.Errorf("topic %q is outside %s", topic, o.BaseTopic)
 				}
-				if len(payload) == 0 || !utf8.Valid(payload) {
+				if len(payload) == 0 || !utf8.Valid(payload) && !strings.HasSuffix(topic, "/art") {
 					t.Errorf("%s: payload %q is empty or not UTF-8", topic, payload)
 				}
 			}
@@ -119,7 +121,7 @@ func TestRenderIsValid(t *testing.T) {
 // TestStatesAreWhatEntitiesAccept checks what Home Assistant would log as an
 // error: a state outside its options or range, or too long.
 func TestStatesAreWhatEntitiesAccept(t *testing.T) {
-	for name, s := range map[string]*resonate.Snapshot{"house": house(), "odd": odd()} {
+	for name, s := range map[string]*resonate.Snapshot{"house": house(), "odd": odd(), "asking": with(asking())} {
 		docs := Render(options(), s)
 		for _, p := range s.Players {
 			var doc struct {
@@ -137,9 +139,9 @@ func TestStatesAreWhatEntitiesAccept(t *testing.T) {
 				}
 			}
 			for key, value := range map[string]string{
-				"group": state.Group.Option, "custody": state.Custody, "connection": state.Connection, "playback": state.Playback,
+				"trust": string(p.Trust), "group": state.Group.Option, "custody": state.Custody, "connection": state.Connection, "playback": state.Playback,
 			} {
-				if !slices.Contains(doc.Components[key].Options, value) {
+				if value != "" && !slices.Contains(doc.Components[key].Options, value) {
 					t.Errorf("%s: %s: %s %q is not in %q", name, p.PID, key, value, doc.Components[key].Options)
 				}
 			}
@@ -329,7 +331,7 @@ func BenchmarkRenderPlayer(b *testing.B) {
 func BenchmarkRenderDocument(b *testing.B) {
 	o := options().withDefaults()
 	l := relabel(&labels{}, house())
-	d := playerDevice(full(), l)
+	d := options().playerDevice(full(), l)
 	b.ReportAllocs()
 	for b.Loop() {
 		o.document(&d, l, nil)

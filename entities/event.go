@@ -9,21 +9,26 @@ import (
 
 // The types of events. Those of players are also sent on their own topic.
 const (
-	playerFound        = "player_found"
-	playerLost         = "player_lost"
-	playerConnected    = "player_connected"
-	takenByOtherServer = "taken_by_other_server"
-	pairingRequired    = "pairing_required"
-	groupChanged       = "group_changed"
-	commandIgnored     = "command_ignored"
+	playerFound          = "player_found"
+	playerLost           = "player_lost"
+	playerConnected      = "player_connected"
+	takenByOtherServer   = "taken_by_other_server"
+	pairingRequired      = "pairing_required" // or a person has to do something for it
+	approvalRequired     = "approval_required"
+	pairingRefused       = "pairing_refused" // what was entered or asked for was not taken
+	pairingFinished      = "pairing_finished"
+	groupChanged         = "group_changed"
+	commandIgnored       = "command_ignored"
+	announcementFinished = "announcement_finished"
+	streamError          = "stream_error"
 )
 
 func playerEvents() []string {
-	return []string{playerConnected, playerLost, takenByOtherServer, pairingRequired, groupChanged, commandIgnored}
+	return []string{playerConnected, playerLost, takenByOtherServer, pairingRequired, approvalRequired, pairingRefused, pairingFinished, groupChanged, commandIgnored, announcementFinished, streamError}
 }
 
 func bridgeEvents() []string {
-	return []string{playerFound, playerConnected, playerLost, takenByOtherServer, pairingRequired, groupChanged, commandIgnored}
+	return []string{playerFound, playerConnected, playerLost, takenByOtherServer, pairingRequired, approvalRequired, pairingRefused, pairingFinished, groupChanged, commandIgnored, announcementFinished, streamError}
 }
 
 // event is something that happened between two snapshots.
@@ -73,18 +78,40 @@ func events(before, after *resonate.Snapshot) []event {
 				of(playerConnected, map[string]any{"dialect": optional(p.Dialect)})
 			case resonate.HeldByOtherServer:
 				of(takenByOtherServer, map[string]any{"held_by": optional(p.HeldBy)})
-			case resonate.PairingRequired:
-				of(pairingRequired, nil)
-			case resonate.Searching, resonate.Connecting, resonate.Offline, resonate.ApprovalRequired, resonate.NotManaged, resonate.ConnectionProblem:
+			case resonate.Searching, resonate.Connecting, resonate.Offline, resonate.PairingRequired, resonate.ApprovalRequired, resonate.NotManaged, resonate.ConnectionProblem:
 			}
 		}
+		trustEvents(was, p, of)
 	}
 	for _, p := range before.Players {
 		if old[p.PID] != nil {
 			out = append(out, event{playerLost, nil, map[string]any{"id": p.PID, "name": p.Name, "forgotten": true}})
 		}
 	}
-	return append(out, groupEvents(before, after)...)
+	return slices.Concat(out, groupEvents(before, after), mediaEvents(before, after))
+}
+
+// mediaEvents tell what happened to what plays, to every player of its group.
+func mediaEvents(before, after *resonate.Snapshot) []event {
+	var out []event
+	for _, g := range after.Groups {
+		was := before.Group(g.ID)
+		if was == nil || was == g {
+			continue
+		}
+		data := func(more map[string]any) map[string]any {
+			m := map[string]any{"group": g.ID, "name": g.Name}
+			maps.Copy(m, more)
+			return m
+		}
+		if was.Announcing && !g.Announcing {
+			out = append(out, event{announcementFinished, g.Members, data(nil)})
+		}
+		if g.MediaError != "" && g.MediaError != was.MediaError {
+			out = append(out, event{streamError, g.Members, data(map[string]any{"message": g.MediaError})})
+		}
+	}
+	return out
 }
 
 // groupEvents has one event for each group whose members changed, and tells it

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"resonatebridge/resonate"
+	"resonatebridge/resonate/protocol"
 
 	"go.uber.org/goleak"
 )
@@ -32,6 +33,7 @@ func full() *resonate.Player {
 		URL: "ws://192.168.1.40:8928/sendspin", Dialect: "S3", LastSeen: time.Date(2026, 11, 2, 18, 40, 11, 250e6, time.UTC), Reconnects: 2,
 		HasVolume: true, HasMute: true, HasDelay: true, Volume: ptr(35), Mute: ptr(false), DelayMs: ptr(0),
 		MaxVolume: 80, AnnounceVolume: ptr(40), SyncState: "synchronized", GroupID: "downstairs",
+		Encrypted: true, Trust: resonate.TrustPaired, PairMethods: []protocol.PairMethod{protocol.PairByPSK, protocol.PairByStaticCode},
 	}
 }
 
@@ -40,6 +42,35 @@ func bare() *resonate.Player {
 	return &resonate.Player{
 		PID: "dining", Name: "Dining", Connection: resonate.Searching, Custody: resonate.CustodyHold,
 		MaxVolume: 100, GroupID: "solo-dining",
+	}
+}
+
+// asking is a player that shows a code for the second time.
+func asking() *resonate.Player {
+	p := full()
+	p.PID, p.ClientID, p.Name, p.GroupID, p.Stream = "porch", "porch", "Porch", "solo-porch", nil
+	p.Connection, p.Trust = resonate.PairingRequired, resonate.TrustUnapproved
+	p.PairMethods = []protocol.PairMethod{protocol.PairByPSK, protocol.PairByDynamicCode}
+	p.Pairing = &resonate.Pairing{
+		Method: protocol.PairByDynamicCode, Format: protocol.CodeDigits, Step: resonate.PairCode, Round: 2, Digits: 6, Message: "look at my display",
+	}
+	return p
+}
+
+// with is house() and one more player.
+func with(p *resonate.Player) *resonate.Snapshot {
+	s := house()
+	s.Players = append(s.Players, p)
+	s.Groups = append(s.Groups, &resonate.Group{ID: p.GroupID, Name: p.Name, Kind: resonate.SoloGroup, Members: []string{p.PID}, Playback: resonate.Idle, Volume: 100})
+	return s
+}
+
+// song is what somebody plays.
+func song() *resonate.Media {
+	return &resonate.Media{
+		Title: "Blue in Green", Artist: "Miles Davis", Album: "Kind of Blue", Year: 1959, Track: 3, Duration: 337600 * time.Millisecond,
+		URL: "http://nas/3.flac", Art: []byte("\xff\xd8jpeg"), ArtHash: "9c0f1b7e", Repeat: protocol.RepeatOff, Index: 2, Count: 5,
+		Position: 12400 * time.Millisecond, At: time.Date(2026, 11, 2, 18, 40, 11, 250e6, time.UTC), Speed: 1, Seekable: true,
 	}
 }
 
@@ -52,9 +83,9 @@ func house() *resonate.Snapshot {
 		Groups: []*resonate.Group{
 			{
 				ID: "downstairs", Name: "Downstairs", Kind: resonate.NamedGroup, Members: []string{"kitchen-3f9a1c07"},
-				Remembered: []string{"dining", "kitchen-3f9a1c07"}, Playback: resonate.Idle, Volume: 35, HasVolume: true, HasMute: true, Online: 1,
+				Remembered: []string{"dining", "kitchen-3f9a1c07"}, Playback: resonate.Playing, Media: song(), Volume: 35, HasVolume: true, HasMute: true, Online: 1,
 			},
-			{ID: "solo-dining", Name: "Dining", Kind: resonate.SoloGroup, Members: []string{"dining"}, Playback: resonate.Idle, Volume: 100},
+			{ID: "solo-dining", Name: "Dining", Kind: resonate.SoloGroup, Members: []string{"dining"}, Playback: resonate.Paused, Media: song(), Volume: 100},
 		},
 		Unmet:        []resonate.UnmetEndpoint{{Key: "Hall._sendspin", Name: "Hall", URL: "ws://192.168.1.50:8928/", Connection: resonate.Offline, Error: "connection refused"}},
 		Problems:     []string{"Port 8927 is taken; 8928 is used"},
@@ -88,7 +119,7 @@ func options() Options {
 	return Options{
 		Version: "0.1.0", Commit: "abc1234", Protocols: []string{"R1", "S4"}, Started: time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC),
 		ConfigurationURL: "http://192.168.1.2:8780", Config: map[string]any{"mqtt": map[string]any{"password": "***"}},
-		LogLevel: func() string { return "info" }, SetLogLevel: func(string) error { return nil }, Restart: func() {},
+		Speech: true, LogLevel: func() string { return "info" }, SetLogLevel: func(string) error { return nil }, Restart: func() {},
 	}
 }
 

@@ -81,7 +81,7 @@ func leaves(kind string) []string {
 	common := []string{"availability", "state", "volume", "mute", "playback", "title", "artist", "album", "duration", "position", "art"}
 	switch kind {
 	case "player":
-		return append(common, "group", "connection", "delay", "diag")
+		return append(common, "group", "connection", "delay", "diag", "trust", "pairing")
 	case "group":
 		return append(common, "members")
 	}

@@ -2,6 +2,7 @@ package entities
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 type job struct {
 	call     *call
 	since    time.Time // it arrived
+	begun    time.Time // zero: it waits
 	answered bool
 	cancel   context.CancelFunc // once started
 }
@@ -19,10 +21,11 @@ type job struct {
 func (j *job) deadline() time.Time { return j.since.Add(answerWithin) }
 
 // lane carries out the commands for one player or group, or the bridge, one
-// after the other. It exists while it has something to do.
+// after the other; media that takes its time is not waited for. It exists while it
+// has something to do.
 type lane struct {
 	queue    []*job // at most laneSize
-	active   *job   // nil: none is being carried out
+	active   *job   // that the next one waits for; nil: none
 	volumeAt time.Time
 }
 
@@ -32,6 +35,8 @@ func (ln *lane) wake() time.Time {
 	switch {
 	case ln.active != nil && ln.active.answered:
 		at = time.Time{} // only its end matters now
+	case ln.active != nil && ln.active.call.slow():
+		at = ln.active.begun.Add(holdUp)
 	case ln.active != nil:
 		at = ln.active.deadline().Add(answerGrace)
 	}
@@ -113,6 +118,9 @@ func (ln *lane) supersede(l *loop, j *job) {
 // late, and drops the lane when nothing is left.
 func (l *loop) pump(ctx context.Context, name string, ln *lane) {
 	now := time.Now()
+	if a := ln.active; a != nil && a.call.slow() && !now.Before(a.begun.Add(holdUp)) {
+		ln.active = nil
+	}
 	if a := ln.active; a != nil && !a.answered && !now.Before(a.deadline().Add(answerGrace)) {
 		l.answer(a, resonate.Result{}, context.DeadlineExceeded)
 	}
@@ -142,17 +150,35 @@ func (l *loop) pump(ctx context.Context, name string, ln *lane) {
 // hands its outcome to the loop; the loop takes outcomes until all have come.
 func (l *loop) start(ctx context.Context, name string, ln *lane, j *job) {
 	ctx, j.cancel = context.WithDeadline(ctx, j.deadline())
-	ln.active = j
+	j.begun, ln.active = time.Now(), j
 	l.started++
 	go func() {
 		out := outcome{lane: name, job: j}
 		if j.call.command != nil {
-			out.r, out.err = l.server.Do(ctx, j.call.command)
+			out.r, out.err = l.perform(ctx, j.call)
 		} else {
 			out.r, out.err = l.cleanup(ctx)
 		}
 		l.done <- out
 	}()
+}
+
+// perform carries out the commands of a call, one after the other, up to the
+// first that fails.
+func (l *loop) perform(ctx context.Context, c *call) (resonate.Result, error) {
+	r, err := l.server.Do(ctx, c.command)
+	for _, next := range c.then {
+		if err != nil {
+			break
+		}
+		var more resonate.Result
+		more, err = l.server.Do(ctx, next)
+		if r.Data == nil {
+			r.Data = map[string]any{}
+		}
+		maps.Copy(r.Data, more.Data)
+	}
+	return r, err
 }
 
 // cleanup clears stale topics.
@@ -172,8 +198,13 @@ func (l *loop) finish(ctx context.Context, out outcome) {
 		}
 	}
 	l.answer(out.job, out.r, out.err)
+	if pair, ok := out.job.call.command.(resonate.Pair); ok && out.err != nil {
+		l.tellRefused(pair.PID, commandError(out.err))
+	}
 	if ln := l.lanes[out.lane]; ln != nil {
-		ln.active = nil
+		if ln.active == out.job {
+			ln.active = nil
+		}
 		l.pump(ctx, out.lane, ln)
 	}
 }

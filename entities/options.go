@@ -35,6 +35,7 @@ type Options struct {
 
 	LogLevel    func() string                           // current level; nil: shown as null
 	SetLogLevel func(level string) error                // nil: bridge/request/options answers not_supported
+	Speech      bool                                    // texts can be spoken: say is offered
 	Restart     func()                                  // nil: bridge/request/restart answers not_supported
 	Health      func() map[string]any                   // facts for bridge/health, every 5 min; nil: not published
 	Cleanup     func(context.Context) ([]string, error) // clears stale topics and names them; nil: not_supported

@@ -64,6 +64,11 @@ const (
 	// and documents of one device are up to 3 s apart.
 	resendAfter = 6 * time.Second
 
+	// holdUp is how long media may keep other commands for its device waiting: an
+	// address may take 9 s to answer, and whoever sees that presses stop. Until
+	// then the order in which commands came is kept.
+	holdUp = 250 * time.Millisecond
+
 	// laneSize is how many commands wait for one device.
 	laneSize = 32
 	// maxWarned is how many topics with a retained command are told apart in the log.
@@ -346,7 +351,8 @@ func (l *loop) remove(sh *shown) {
 
 // put wants r retained, if it is news, and reports whether it was.
 func (l *loop) put(sh *shown, r retained) bool {
-	if old, ok := sh.sent[r.topic]; ok && string(old.payload) == string(r.payload) {
+	old := sh.sent[r.topic] // none has no payload, like a topic that should be gone
+	if string(old.payload) == string(r.payload) {
 		return false
 	}
 	sh.sent[r.topic] = r
@@ -398,16 +404,19 @@ func (l *loop) flushDocument(sh *shown, now time.Time) bool {
 	case bridgeKind:
 		d, id, class = l.o.bridgeDevice(l.snap), "bridge", mqtt.ClassBridgeDiscovery
 	case playerKind:
-		d = playerDevice(sh.player, sh.labels)
+		d = l.o.playerDevice(sh.player, sh.labels)
 		if sh.player.Connection != resonate.Connected {
 			// Away, it can't say what it accepts; its entities stay.
 			d.volume, d.mute, d.delay = d.volume || sh.device.volume, d.mute || sh.device.mute, d.delay || sh.device.delay
+		}
+		if sh.announced != nil {
+			d.keepTrust(sh.player, &sh.device)
 		}
 	case groupKind:
 		if sh.group.Kind != resonate.NamedGroup {
 			return false
 		}
-		d, id = groupDevice(sh.group), "group_"+sh.id
+		d, id = l.o.groupDevice(sh.group), "group_"+sh.id
 	}
 	if sh.announced != nil && d == sh.device {
 		return false

@@ -779,6 +779,73 @@ func TestFullLaneAnswersBusy(t *testing.T) {
 	})
 }
 
+// Media that does not come holds up nothing else: not the volume, not its own end,
+// not what is played instead. What comes at once waits for it, in order.
+func TestSlowMediaHoldsNothingUp(t *testing.T) {
+	running(t, Options{}, func(b *bench) {
+		var mu sync.Mutex
+		var did []string
+		began := func() []string { mu.Lock(); defer mu.Unlock(); return slices.Clone(did) }
+		b.server.do = func(ctx context.Context, c resonate.Command) (resonate.Result, error) {
+			mu.Lock()
+			did = append(did, fmt.Sprintf("%T", c))
+			mu.Unlock()
+			if _, ok := c.(resonate.PlayMedia); ok {
+				<-ctx.Done()
+				return resonate.Result{}, ctx.Err()
+			}
+			return resonate.Result{}, nil
+		}
+		b.send("player/"+kitchenID+"/set/play_url", "http://hangs/a")
+		b.send("player/"+kitchenID+"/set/volume", "20")
+		if want := []string{"resonate.PlayMedia"}; !slices.Equal(began(), want) {
+			t.Errorf("at once: %v, want %v", began(), want)
+		}
+		b.pass(holdUp)
+		b.send("player/"+kitchenID+"/set/stop", "x")
+		if want := []string{"resonate.PlayMedia", "resonate.SetPlayer", "resonate.Transport"}; !slices.Equal(began(), want) {
+			t.Errorf("after %v: %v, want %v", holdUp, began(), want)
+		}
+		b.pass(10 * time.Second)
+		var codes []resonate.Code
+		for _, r := range b.results(kitchenTopic + "/result") {
+			if r.Error != nil {
+				codes = append(codes, r.Error.Code)
+			} else {
+				codes = append(codes, "")
+			}
+		}
+		if want := []resonate.Code{"", "", resonate.CodeTimeout}; !slices.Equal(codes, want) {
+			t.Errorf("answers %q, want %q", codes, want)
+		}
+	})
+}
+
+// A command that had to wait for 10 s is not carried out any more, only answered
+// (races: B18): who asked for it has long done something else.
+func TestOldCommandIsNotCarriedOut(t *testing.T) {
+	running(t, Options{}, func(b *bench) {
+		var done []int
+		b.server.do = func(ctx context.Context, c resonate.Command) (resonate.Result, error) {
+			done = append(done, *c.(resonate.SetPlayer).DelayMs)
+			<-ctx.Done()
+			return resonate.Result{}, ctx.Err()
+		}
+		for i := range 3 {
+			b.send("player/"+kitchenID+"/set/delay", fmt.Sprint(i))
+		}
+		b.pass(time.Minute)
+		if !slices.Equal(done, []int{0}) {
+			t.Errorf("carried out %v, want the first alone", done)
+		}
+		for _, r := range b.results(kitchenTopic + "/result") {
+			if r.Error == nil || r.Error.Code != resonate.CodeTimeout {
+				t.Errorf("got %+v, want timeout", r)
+			}
+		}
+	})
+}
+
 func TestRetainedCommandIsIgnored(t *testing.T) {
 	var logged strings.Builder
 	running(t, Options{Log: slog.New(slog.NewTextHandler(&logged, nil))}, func(b *bench) {

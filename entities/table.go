@@ -34,6 +34,9 @@ type row struct {
 	category string
 	disabled bool // not enabled by default
 	reach    reach
+	// available is the template on the JSON document that says "online" while
+	// the entity is available, besides reach; empty: no further condition.
+	available string
 
 	topic      string   // leaf of the state topic; empty: the device's JSON document
 	value      string   // value_template
@@ -45,11 +48,14 @@ type row struct {
 	command  string // leaf of the command topic; empty: read-only
 	template string // command_template
 	limits   *limits
+	mode     string // of a text
+	payload  string // payload_press of a button; empty: PRESS
 	unit     string
 	counter  string // state_class
 
-	when  func(*device) bool // nil: always
-	tells string             // for TOPICS.md
+	when         func(*device) bool // nil: always
+	comesAndGoes bool               // announced as gone while it doesn't apply: nobody remembers over a restart whether it was there
+	tells        string             // for TOPICS.md
 }
 
 // limits are the range of a number entity.
@@ -68,6 +74,9 @@ type device struct {
 	borrow                             bool // the player's custody is borrow
 	delayMax                           int  // ms
 	logLevel, restart                  bool // which requests the bridge carries out
+	speech                             bool // texts can be spoken
+	pair, token, attempt, pairing      bool // the player can be paired, only by its token, is being paired, was tried to be
+	approve, approved, record          bool // it waits for approval, has it, was paired
 	labels                             uint64
 }
 
@@ -113,7 +122,7 @@ func custodies() []string {
 }
 
 func playerRows() []row {
-	return []row{
+	return slices.Concat([]row{
 		{
 			key: "playback", platform: "sensor", class: "enum", options: playbacks(), value: "{{ value_json.playback }}",
 			attributes: "{{ value_json.media | tojson }}", tells: "what the speaker's group does",
@@ -187,11 +196,25 @@ func playerRows() []row {
 			key: "last_error", platform: "sensor", name: "Last error", icon: "mdi:alert-circle-outline", category: diagnostics,
 			reach: whileRunning, value: text("value_json.last_error"), tells: "a sentence; unknown when all is well",
 		},
-	}
+		{
+			key: "announce_volume", platform: "number", name: "Announcement volume", icon: "mdi:bullhorn", category: configuration, reach: whileRunning,
+			value: "{{ value_json.options.announce_volume }}", command: "set/announce_volume", limits: &limits{0, 100, "box"}, unit: "%",
+			when: func(d *device) bool { return d.volume }, tells: "0 to 100; unknown: as loud as it is",
+		},
+		{
+			key: "identify", platform: "button", name: "Identify", class: "identify", category: diagnostics, command: "set/identify",
+			tells: "plays a chime",
+		},
+		{
+			key: "stream_format", platform: "sensor", name: "Stream format", icon: "mdi:waveform", category: diagnostics, disabled: true,
+			value: "{{ none if value_json.stream.codec is none else value_json.stream.codec ~ ' ' ~ value_json.stream.sample_rate ~ '/' ~ value_json.stream.bit_depth ~ '/' ~ value_json.stream.channels }}",
+			tells: "codec, sample rate, bits and channels of what the speaker gets",
+		},
+	}, transportRows(), trustRows())
 }
 
 func groupRows() []row {
-	return []row{
+	return append([]row{
 		{
 			key: "playback", platform: "sensor", class: "enum", options: playbacks(), value: "{{ value_json.playback }}",
 			attributes: "{{ value_json.media | tojson }}", tells: "what the group does",
@@ -216,7 +239,7 @@ func groupRows() []row {
 			key: "release", platform: "button", name: "Release all", icon: "mdi:arrow-expand-all", category: configuration, disabled: true,
 			command: "set/release", tells: "everyone solo; the group remembers them",
 		},
-	}
+	}, transportRows()...)
 }
 
 func bridgeRows() []row {
@@ -258,6 +281,15 @@ func bridgeRows() []row {
 		{
 			key: "scan", platform: "button", name: "Scan now", icon: "mdi:magnify", category: configuration, reach: whileRunning,
 			command: "request/scan", tells: "looks for speakers and wakes every waiting connection",
+		},
+		{
+			key: "stop_all", platform: "button", name: "Stop all", icon: "mdi:stop-circle-outline", reach: whileRunning,
+			command: "request/stop_all", tells: "stops what plays everywhere",
+		},
+		{
+			key: "announce_all", platform: "notify", name: "Announce everywhere", icon: "mdi:bullhorn", reach: whileRunning,
+			command: "request/announce_all", template: "{{ {'text': value} | tojson }}", when: func(d *device) bool { return d.speech },
+			tells: "speaks a text on every speaker; only with a speech service",
 		},
 		{
 			key: "restart", platform: "button", name: "Restart", class: "restart", category: configuration, disabled: true,
@@ -310,7 +342,8 @@ type origin struct {
 }
 
 type topicRef struct {
-	Topic string `json:"topic"`
+	Topic    string `json:"topic"`
+	Template string `json:"value_template,omitempty"`
 }
 
 // stub removes a component: leaving it out would not.
@@ -340,11 +373,13 @@ type component struct {
 
 	CommandTopic    string `json:"command_topic,omitempty"`
 	CommandTemplate string `json:"command_template,omitempty"`
+	PayloadPress    string `json:"payload_press,omitempty"`
 	Min             *int   `json:"min,omitempty"`
 	Max             *int   `json:"max,omitempty"`
 	Step            int    `json:"step,omitempty"`
 	Mode            string `json:"mode,omitempty"`
 	Unit            string `json:"unit_of_measurement,omitempty"`
+	ImageTopic      string `json:"image_topic,omitempty"`
 	QoS             int    `json:"qos,omitempty"`
 }
 
@@ -367,7 +402,7 @@ func (o Options) document(d *device, l *labels, announced map[string]string) []b
 	case groupKind:
 		id, topic = "group_"+d.id, o.groupTopic(d.id)
 	}
-	running := []topicRef{{o.bridgeTopic() + "/state"}}
+	running := []topicRef{{Topic: o.bridgeTopic() + "/state"}}
 	doc := discovery{
 		Device: deviceInfo{
 			Identifiers: []string{o.objectID(id)}, Name: cut(d.name, maxDeviceName),
@@ -385,7 +420,7 @@ func (o Options) document(d *device, l *labels, announced map[string]string) []b
 	} else {
 		doc.Device.ViaDevice = o.objectID("bridge")
 		doc.AvailabilityMode = "all"
-		doc.Availability = append(running, topicRef{topic + "/availability"})
+		doc.Availability = append(running, topicRef{Topic: topic + "/availability"})
 	}
 	for key, platform := range announced {
 		doc.Components[key] = stub{platform}
@@ -396,12 +431,15 @@ func (o Options) document(d *device, l *labels, announced map[string]string) []b
 			continue
 		}
 		if r.when != nil && !r.when(d) {
+			if r.comesAndGoes {
+				doc.Components[r.key] = stub{r.platform}
+			}
 			continue
 		}
 		c := &component{
 			Platform: r.platform, UniqueID: o.objectID(id) + "_" + strings.ReplaceAll(r.key, "_", "-"), Icon: r.icon, DeviceClass: r.class,
 			Category: r.category, ValueTemplate: r.value, Options: r.options, EventTypes: r.events, PayloadOn: r.on, PayloadOff: r.off,
-			StateClass: r.counter, CommandTemplate: r.template, Unit: r.unit,
+			StateClass: r.counter, CommandTemplate: r.template, Unit: r.unit, Mode: r.mode, PayloadPress: r.payload,
 		}
 		if r.name != "" {
 			c.Name = &r.name
@@ -412,10 +450,17 @@ func (o Options) document(d *device, l *labels, announced map[string]string) []b
 		if r.reach == whileRunning {
 			c.Availability = running
 		}
+		if r.available != "" {
+			c.Availability = append(slices.Clip(running), topicRef{doc.StateTopic, r.available})
+		}
 		from := doc.StateTopic
 		if r.topic != "" {
 			from = topic + "/" + r.topic
-			c.StateTopic = from
+			if r.platform == "image" {
+				c.ImageTopic = from
+			} else {
+				c.StateTopic = from
+			}
 		}
 		if r.attributes != "" {
 			c.AttributesTopic, c.AttributesTemplate = from, r.attributes

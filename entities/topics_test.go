@@ -20,12 +20,16 @@ func playerTopics() []topicRow {
 		{"mute", "yes", "`ON` or `OFF`"},
 		{"playback", "yes", "`" + strings.Join(playbacks(), "`, `") + "`"},
 		{"group", "yes", "option of the Group select"},
-		{"title", "yes", "later; always `None`"},
-		{"artist", "yes", "later; always `None`"},
-		{"album", "yes", "later; always `None`"},
-		{"duration", "yes", "later; always `None`"},
+		{"title", "yes", "of what plays"},
+		{"artist", "yes", "of what plays"},
+		{"album", "yes", "of what plays"},
+		{"duration", "yes", "of what plays, in s"},
+		{"position", "yes", "JSON: `position` (s), `at`, `speed`, `duration`; on change"},
+		{"art", "yes", "JPEG of what plays; gone while there is none"},
 		{"connection", "yes", "`" + strings.Join(connections(), "`, `") + "`"},
 		{"delay", "yes", "output delay in ms"},
+		{"trust", "yes", "`" + strings.Join(trusts(), "`, `") + "`"},
+		{"pairing", "yes", "where the last attempt to pair stands: `" + strings.Join(pairSteps(), "`, `") + "`; `None` if there was none; the state has the rest"},
 		{"diag", "yes", "JSON, at most every 30 s: `sync`, `buffer_ms`, `reconnects`, `late_chunks`, `last_seen`"},
 		{"event", "no", "JSON with `event_type`: `" + strings.Join(playerEvents(), "`, `") + "`"},
 		{"result", "no", "JSON, for each command: see below"},
@@ -40,10 +44,12 @@ func groupTopics() []topicRow {
 		{"volume", "yes", "mean of the members"},
 		{"mute", "yes", "`ON` when all members are muted"},
 		{"playback", "yes", "as for speakers"},
-		{"title", "yes", "later; always `None`"},
-		{"artist", "yes", "later; always `None`"},
-		{"album", "yes", "later; always `None`"},
-		{"duration", "yes", "later; always `None`"},
+		{"title", "yes", "of what plays"},
+		{"artist", "yes", "of what plays"},
+		{"album", "yes", "of what plays"},
+		{"duration", "yes", "of what plays, in s"},
+		{"position", "yes", "as for speakers"},
+		{"art", "yes", "as for speakers"},
 		{"result", "no", "JSON, for each command"},
 	}
 }
@@ -51,6 +57,7 @@ func groupTopics() []topicRow {
 func bridgeTopics() []topicRow {
 	return []topicRow{
 		{"state", "yes", "`online` or `offline`; the last will"},
+		{"lease", "yes", "JSON: which of the bridges with this base topic publishes; the others stand by"},
 		{"info", "yes", "JSON: version, protocols, configuration without secrets, counts, problems, log level"},
 		{"devices", "yes", "JSON list of all speakers, at most every second; those with a null `id` were heard of but never met"},
 		{"groups", "yes", "JSON list of the groups of two or more and the named ones, at most every second"},
@@ -58,6 +65,13 @@ func bridgeTopics() []topicRow {
 		{"ha_event", "no", "the same in the shape that Home Assistant's event entity wants"},
 		{"health", "no", "JSON, every 5 min"},
 		{"response/ACTION", "no", "JSON, for each request"},
+	}
+}
+
+func pairSteps() []string {
+	return []string{
+		string(resonate.PairConnecting), string(resonate.PairWaiting), string(resonate.PairHeld), string(resonate.PairCode),
+		string(resonate.PairChecking), string(resonate.PairStoring), string(resonate.PairDone), string(resonate.PairFailed),
 	}
 }
 
@@ -145,7 +159,10 @@ func topics() string {
 		{resonate.CodeNotSupported, "the speaker, or this version, can't do it"},
 		{resonate.CodeNotManaged, "its custody keeps the bridge away from the speaker"},
 		{resonate.CodeHeldByOtherServer, "another server has the speaker"},
-		{resonate.CodePairingRequired, "the speaker has to be paired first"},
+		{resonate.CodePairingRequired, "the speaker has to be paired or approved first"},
+		{resonate.CodePairingFailed, "pairing could not begin, or went wrong; the message says what to do"},
+		{resonate.CodeMediaUnreachable, "the URL can't be fetched"},
+		{resonate.CodeMediaUnsupported, "it holds no audio, or audio that nothing here decodes; the message says what would help"},
 		{resonate.CodeTimeout, "no answer in time"},
 		{resonate.CodeBusy, "too many commands wait for the device"},
 		{resonate.CodeRetainedIgnored, "the command was retained"},
@@ -216,6 +233,7 @@ func TestTopicsAreComplete(t *testing.T) {
 		return m
 	}
 	published := Render(Options{NoDiscovery: true}, house())
+	published["resonate/bridge/lease"] = []byte("by the client itself, as state is")
 	for _, tc := range []struct {
 		prefix     string
 		documented map[string]bool

@@ -134,19 +134,23 @@ func object(payload []byte) ([]pair, *resonate.CommandError) {
 	if err := checkText(payload); err != "" {
 		return fail("the payload %s; send JSON in UTF-8", err)
 	}
+	shown := quote(string(payload))
+	if mayHoldSecret(string(payload)) {
+		shown = "the payload"
+	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return fail(`got %s, want a JSON object like {"volume": 25}`, quote(string(payload)))
+		return fail(`got %s, want a JSON object like {"volume": 25}`, shown)
 	}
 	var pairs []pair
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
-			return fail("%s is not valid JSON: %v", quote(string(payload)), err)
+			return fail("%s is not valid JSON: %v", shown, err)
 		}
 		p := pair{key: key.(string)} // inside an object, a token before a value is a string
 		if err := dec.Decode(&p.raw); err != nil {
-			return fail("%s is not valid JSON at %s: %v", quote(string(payload)), quote(p.key), err)
+			return fail("%s is not valid JSON at %s: %v", shown, quote(p.key), err)
 		}
 		if slices.ContainsFunc(pairs, func(q pair) bool { return q.key == p.key }) {
 			return fail("the key %s comes twice", quote(p.key))
@@ -154,10 +158,10 @@ func object(payload []byte) ([]pair, *resonate.CommandError) {
 		pairs = append(pairs, p)
 	}
 	if _, err := dec.Token(); err != nil {
-		return fail("%s is not valid JSON: %v", quote(string(payload)), err)
+		return fail("%s is not valid JSON: %v", shown, err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return fail("%s goes on after the JSON object", quote(string(payload)))
+		return fail("%s goes on after the JSON object", shown)
 	}
 	return pairs, nil
 }

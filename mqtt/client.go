@@ -2,10 +2,11 @@ package mqtt
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	mrand "math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,9 @@ func defaultTiming() timing {
 		ack:       15 * time.Second,
 		selftest:  5 * time.Second,
 		goodbye:   2 * time.Second,
+		answer:    3 * time.Second,
+		ask:       5 * time.Second,
+		silence:   15 * time.Second,
 		retryMin:  time.Second,
 		retryMax:  30 * time.Second,
 		steady:    10 * time.Second,
@@ -42,7 +46,7 @@ func defaultTiming() timing {
 			discoveryAgain: 10 * time.Second,
 			removeGap:      2 * time.Second,
 			birthGap:       2 * time.Second,
-			birthJitter:    func() time.Duration { return rand.N(2 * time.Second) },
+			birthJitter:    func() time.Duration { return mrand.N(2 * time.Second) },
 			refresh:        12 * time.Hour,
 			ackRetry:       30 * time.Second,
 			rate:           50,
@@ -58,6 +62,7 @@ type Status struct {
 	Generation uint64    // connections so far, this one included
 	Drops      uint64    // messages lost so far: received and not read in time, events while offline, refused
 	Problem    string    // what is wrong and what to do, for people; "" if nothing
+	HeldBy     string    // who holds Options.LeaseTopic, so that nothing is published from here; "": not another client
 }
 
 // Client keeps the wanted retained messages true at a broker. Its methods never
@@ -73,6 +78,8 @@ type Client struct {
 	changed chan struct{} // cap 1: Status changed
 	status  atomic.Pointer[Status]
 	drops   atomic.Uint64
+
+	instance string // random: tells our lease from others'
 
 	mu     sync.Mutex // guards what follows; never held across I/O
 	set    *set
@@ -102,6 +109,8 @@ func newClient(o Options, tm timing) (*Client, error) {
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		set:     newSet(tm.pace),
+
+		instance: rand.Text(),
 	}
 	c.status.Store(&Status{Since: time.Now(), Problem: "not connected yet to " + b.name()})
 	return c, nil
@@ -191,10 +200,16 @@ func (c *Client) allow(topic string, payload []byte) bool {
 }
 
 // dropped counts a lost message and logs the first, second, fourth, eighth ...
+// Before the first connection it is no news: every start has events that nobody
+// can hear yet.
 func (c *Client) dropped(msg string, attrs ...slog.Attr) {
 	if n := c.drops.Add(1); n&(n-1) == 0 {
+		level := slog.LevelWarn
+		if c.status.Load().Generation == 0 {
+			level = slog.LevelDebug
+		}
 		attrs = append(attrs, slog.String("why", msg), slog.Uint64("drops", n))
-		c.log.LogAttrs(context.Background(), slog.LevelWarn, "message lost", attrs...)
+		c.log.LogAttrs(context.Background(), level, "message lost", attrs...)
 	}
 }
 
@@ -221,22 +236,39 @@ func (c *Client) Run(ctx context.Context) error {
 
 		problem string // that early is too high
 	)
-	for {
-		s := newSession(c, gen+1, problem)
-		err := s.connect(ctx)
-		if err == nil {
-			gen++
-			start := time.Now()
-			err = s.run(ctx)
-			if time.Since(start) < c.tm.steady {
-				early++
-			} else {
-				early, retry = 0, c.tm.retryMin
+	for standing := false; ; { // by, since another client holds the lease
+		var err error
+		if standing {
+			err = c.standBy(ctx)
+		} else {
+			s := newSession(c, gen+1, problem)
+			if err = s.connect(ctx); err == nil {
+				gen++
+				start := time.Now()
+				err = s.run(ctx)
+				if time.Since(start) < c.tm.steady {
+					early++
+				} else {
+					early, retry = 0, c.tm.retryMin
+				}
 			}
 		}
 		if ctx.Err() != nil {
-			c.tell(func(s *Status) { s.Connected, s.Problem = false, "" })
+			c.tell(func(s *Status) { s.Connected, s.Problem, s.HeldBy = false, "", "" })
 			return nil
+		}
+		var held *heldError
+		switch {
+		case errors.As(err, &held):
+			c.log.Warn("another client publishes here, this one stands by", slog.String("holder", held.by.String()),
+				slog.String("topic", c.broker.LeaseTopic), slog.Uint64("gen", gen))
+			c.held(held.by)
+			standing, early, retry, problem = true, 0, c.tm.retryMin, ""
+			continue
+		case standing && err == nil:
+			c.log.Info("the other client is gone, taking over", slog.String("topic", c.broker.LeaseTopic))
+			standing = false
+			continue
 		}
 		problem = ""
 		if early >= flapping {
@@ -248,7 +280,7 @@ func (c *Client) Run(ctx context.Context) error {
 			slog.Duration("retry", retry), slog.Any("err", err), slog.String("problem", problem))
 		select {
 		case <-ctx.Done():
-		case <-time.After(retry/2 + rand.N(retry/2+1)):
+		case <-time.After(retry/2 + mrand.N(retry/2+1)):
 		}
 		retry = min(2*retry, c.tm.retryMax)
 	}

@@ -312,7 +312,7 @@ func authority(t *testing.T) (caFile string, server tls.Certificate) {
 }
 
 // pipe carries bytes both ways until both sides ended.
-func pipe(a, b net.Conn) {
+func relay(a, b net.Conn) {
 	var wg sync.WaitGroup
 	for _, way := range [][2]net.Conn{{a, b}, {b, a}} {
 		wg.Go(func() {
@@ -346,7 +346,7 @@ func TestTransports(t *testing.T) {
 				_ = conn.Close()
 				continue
 			}
-			wg.Go(func() { pipe(conn, server) })
+			wg.Go(func() { relay(conn, server) })
 		}
 	})
 	t.Cleanup(func() { _ = ln.Close(); wg.Wait() })
@@ -365,7 +365,7 @@ func TestTransports(t *testing.T) {
 			_ = ws.Close()
 			return
 		}
-		pipe(&webConn{Conn: ws}, server)
+		relay(&webConn{Conn: ws}, server)
 	})
 	plain := httptest.NewServer(web)
 	t.Cleanup(plain.Close)
@@ -531,6 +531,37 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+func TestWatch(t *testing.T) {
+	url, _ := serveBroker(t, "127.0.0.1:0")
+	c := newTest(t, options(url), quick())
+	start(t, c.Run)
+	awaitStatus(t, c, "connected", connected)
+	c.Set("base/state", []byte("1"), ClassState)
+	for { // until the broker holds it
+		found, err := Collect(t.Context(), Options{URL: url}, []string{"base/state"}, 10*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) == 1 {
+			break
+		}
+	}
+	var got []string
+	err := Watch(t.Context(), Options{URL: url}, []string{"base/state"}, func(m Message) bool {
+		got = append(got, fmt.Sprintf("%s %v", m.Payload, m.Retained))
+		c.Set("base/state", []byte("2"), ClassState)
+		return len(got) < 2
+	})
+	if want := []string{"1 true", "2 false"}; !slices.Equal(got, want) || err != nil {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = Watch(ctx, Options{URL: url}, []string{"base/state"}, func(Message) bool { cancel(); return true })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v, want it to say so", err)
+	}
+}
+
 func TestSweepWaitsForTheBroker(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -610,5 +641,20 @@ func BenchmarkReplay(b *testing.B) {
 			}
 		}
 		stop()
+	}
+}
+
+// What is due at a time is done when that comes: whose timer fires at the very
+// moment would look again and again until the clock has moved on.
+func TestInspectAtTheMoment(t *testing.T) {
+	c, err := New(Options{URL: "mqtt://192.0.2.1", ClientID: "bridge", SelftestTopic: "base/selftest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, now := newSession(c, 1, "flapping"), time.Now()
+	s.selftestBy, s.steadyAt = now, now
+	s.inspect(now)
+	if !s.selftestBy.IsZero() || !s.steadyAt.IsZero() {
+		t.Errorf("still due: self-test %v, steady %v", s.selftestBy, s.steadyAt)
 	}
 }

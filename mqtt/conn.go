@@ -22,6 +22,21 @@ type wire struct {
 	net.Conn
 	writeTimeout time.Duration
 	cause        atomic.Pointer[error] // set before the connection is cut
+	orderly      atomic.Bool           // it ends by a DISCONNECT
+}
+
+// partingTime bounds the wait for the broker's end of a connection that was ended
+// by a DISCONNECT.
+const partingTime = 200 * time.Millisecond
+
+// Close ends the connection. After a DISCONNECT it lets the broker close first: a
+// socket that is closed with unread data resets the connection, the broker may
+// then never read the DISCONNECT, and publishes the will.
+func (w *wire) Close() error {
+	if w.orderly.Load() && w.SetReadDeadline(time.Now().Add(partingTime)) == nil {
+		_, _ = io.Copy(io.Discard, w.Conn) // until its end or ours, whatever it is
+	}
+	return w.Conn.Close()
 }
 
 func (w *wire) Read(p []byte) (int, error) {
@@ -62,7 +77,7 @@ func (b *broker) dial(ctx context.Context, tm timing, opened func(*wire)) (net.C
 	ctx, cancel := context.WithTimeout(ctx, tm.connect)
 	defer cancel()
 	dialWire := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		conn, err := b.DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}

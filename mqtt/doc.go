@@ -12,9 +12,10 @@
 //
 // After each connect:
 //
-//  1. subscribe, wait for the grant
-//  2. publish the self-test nonce, then Online on the will's topic
-//  3. discovery documents (paced), availability, states, in the order in which
+//  1. get the lease (see lease), or stand by
+//  2. subscribe, wait for the grant
+//  3. publish the self-test nonce, then Online on the will's topic
+//  4. discovery documents (paced), availability, states, in the order in which
 //     the topics were first set
 //
 // Each connection is a new paho client that never reconnects by itself and has

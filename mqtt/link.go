@@ -29,6 +29,9 @@ type timing struct {
 	ack       time.Duration // a subscription's or message's acknowledgement
 	selftest  time.Duration // the nonce's way to the broker and back
 	goodbye   time.Duration // all of the orderly end but the DISCONNECT
+	answer    time.Duration // of the lease's holder to a newcomer
+	ask       time.Duration // between two questions of a client that stands by
+	silence   time.Duration // of the holder, until a client that stands by takes over
 	retryMin  time.Duration // before the second attempt to connect; then doubled
 	retryMax  time.Duration
 	steady    time.Duration // a connection that lasts so long was a good one
@@ -246,6 +249,9 @@ func (l *link) cut(cause error) {
 // close ends the connection in order and waits for it: DISCONNECT, no will.
 func (l *link) close() {
 	l.closed.Store(true)
+	if w := l.wire.Load(); w != nil {
+		w.orderly.Store(true)
+	}
 	l.paho.Disconnect(250)
 	l.cut(net.ErrClosed)
 }

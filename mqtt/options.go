@@ -52,8 +52,8 @@ type Options struct {
 	Insecure bool   // accept any certificate: whoever sits in between can read and change everything
 
 	// ClientID is up to 23 of 0-9, a-z, A-Z and "-". Two clients with one id cut
-	// each other's connection for ever, so keep it with the instance's data.
-	// Empty: a random one.
+	// each other's connection for ever, so a part of it should be random. Empty: a
+	// random one.
 	ClientID string
 
 	// Will is published by the broker when we vanish and by us when we leave, both
@@ -69,8 +69,18 @@ type Options struct {
 	// brokers refuse silently what their access list forbids.
 	SelftestTopic string
 
+	// LeaseTopic, if set, keeps all but one of the clients that name it from
+	// publishing: that one holds the lease, a retained message; the others stand
+	// by until it is gone.
+	LeaseTopic string
+	Holder     string // who we are, for the people who read the lease
+
 	MaxPayload int          // bytes, both directions, at least 64; 0: DefaultMaxPayload
 	Log        *slog.Logger // nil: silent
+
+	// DialContext opens the TCP connection to the broker, below TLS and WebSocket;
+	// nil: net.Dialer. For proxies and tunnels.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // String leaves the secrets out.
@@ -117,6 +127,9 @@ func newBroker(o Options) (*broker, error) {
 	if o.MaxPayload == 0 {
 		o.MaxPayload = DefaultMaxPayload
 	}
+	if o.DialContext == nil {
+		o.DialContext = (&net.Dialer{}).DialContext
+	}
 	b := &broker{Options: o}
 	if err := b.parseURL(); err != nil {
 		return nil, err
@@ -144,6 +157,11 @@ func newBroker(o Options) (*broker, error) {
 	if b.SelftestTopic != "" {
 		if err := checkTopic(b.SelftestTopic); err != nil {
 			return nil, fmt.Errorf("mqtt: self-test: %w", err)
+		}
+	}
+	if b.LeaseTopic != "" {
+		if err := checkTopic(b.LeaseTopic); err != nil {
+			return nil, fmt.Errorf("mqtt: lease: %w", err)
 		}
 	}
 	return b, checkFilters(b.Subscriptions)

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -398,4 +399,39 @@ func TestPahoEndsWhileStalled(t *testing.T) {
 	user := newPeer(t, url, "base/state")
 	link.resume()
 	user.until("base/state=offline") // the will: nothing of ours got through
+}
+
+// The broker takes the last word and does not confirm it, so nobody knows that
+// it will be there (races: B16): the connection is cut, without the DISCONNECT
+// that would keep the broker from publishing the will.
+func TestPahoUnconfirmedEnd(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		to   verdict
+		want bool // a DISCONNECT
+	}{{"confirmed", ack, true}, {"not confirmed", silent, false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			broker := script{publish: func(p *packets.PublishPacket) verdict {
+				if string(p.Payload) == "offline" {
+					return tc.to
+				}
+				return ack
+			}}
+			broker.start(t)
+			tm := quick()
+			tm.goodbye = 100 * time.Millisecond
+			c := newTest(t, options(broker.url), tm)
+			stop := start(t, c.Run)
+			awaitStatus(t, c, "connected", connected)
+			stop()
+			select {
+			case err := <-broker.ends:
+				if got := errors.Is(err, errDisconnect); got != tc.want {
+					t.Errorf("the connection ended with %v; want a DISCONNECT: %v", err, tc.want)
+				}
+			case <-time.After(patience):
+				t.Error("the connection did not end")
+			}
+		})
+	}
 }

@@ -77,6 +77,15 @@ type entry struct {
 
 func (e *entry) removed() bool { return len(e.payload) == 0 }
 
+// qos is that of its class, but a removal has to be confirmed: nothing would
+// ever take away what a dying connection swallowed.
+func (e *entry) qos() byte {
+	if e.removed() {
+		return 1
+	}
+	return e.class.qos()
+}
+
 // grave reports whether e is a discovery document on its way out.
 func (e *entry) grave() bool { return e.class.isDiscovery() && e.removed() }
 

@@ -425,3 +425,22 @@ func TestSetConverges(t *testing.T) {
 		}
 	})
 }
+
+// What a dying connection swallowed is sent again, but a removal only if it is
+// known not to have arrived: the set forgets what is gone.
+func TestRemovalIsConfirmed(t *testing.T) {
+	m := newSim()
+	m.s.connected(m.now)
+	for _, want := range []struct {
+		payload string
+		qos     byte
+	}{{"12", 0}, {"", 1}} {
+		m.s.put("base/position", []byte(want.payload), ClassTelemetry, m.now)
+		m.now = m.now.Add(time.Minute)
+		e, _ := m.s.next(m.now)
+		if e == nil || e.qos() != want.qos {
+			t.Fatalf("%q: got %+v, want it with QoS %d", want.payload, e, want.qos)
+		}
+		m.s.acked(e, true, m.now)
+	}
+}

@@ -28,6 +28,12 @@ type session struct {
 	selftestBy time.Time     // zero: no self-test, or done
 	steadyAt   time.Time     // zero: steady
 	trouble    trouble
+
+	leases    chan Message // what concerns the lease
+	holds     bool         // the lease
+	rivalBy   time.Time    // another claimed it, too, and has given way by then; zero: no one
+	duties    duties
+	announced bool // Online is published, or on its way
 }
 
 // flight is a message between hand-over and acknowledgement. Brokers acknowledge
@@ -44,7 +50,7 @@ var errBusy = errors.New("mqtt: the broker takes no bytes")
 
 // trouble is what is wrong with a connection that stands.
 type trouble struct {
-	flapping, refused, selftest, acks, aside string
+	flapping, refused, lease, selftest, acks, aside string
 }
 
 func newSession(c *Client, gen uint64, flapping string) *session {
@@ -54,6 +60,7 @@ func newSession(c *Client, gen uint64, flapping string) *session {
 		nonce:   []byte(rand.Text()),
 		echo:    make(chan struct{}, 1),
 		trouble: trouble{flapping: flapping},
+		leases:  make(chan Message, 64),
 	}
 }
 
@@ -71,8 +78,12 @@ func (s *session) handle(m Message) {
 		}
 		return
 	}
+	to := s.in
+	if s.broker.watches(m.Topic) {
+		to = s.leases
+	}
 	select {
-	case s.in <- m:
+	case to <- m:
 	default:
 		s.dropped("message received but not read in time", slog.String("topic", cut(m.Topic)))
 	}
@@ -92,7 +103,7 @@ func (s *session) run(ctx context.Context) error {
 	if err == nil {
 		err = s.loop(ctx)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && s.announced {
 		s.goodbye()
 	} else {
 		s.link.close()
@@ -116,8 +127,14 @@ func (s *session) chaperon(ctx context.Context, ended <-chan struct{}) {
 	}
 }
 
-// begin subscribes, starts the self-test, announces us and lets the wanted set go.
+// begin gets the lease, subscribes, starts the self-test, announces us and lets
+// the wanted set go.
 func (s *session) begin(ctx context.Context) error {
+	if s.broker.LeaseTopic != "" {
+		if err := s.hold(ctx); err != nil {
+			return err
+		}
+	}
 	filters := slices.Clone(s.broker.Subscriptions)
 	test := s.broker.SelftestTopic
 	if test != "" && !slices.Contains(filters, test) {
@@ -139,6 +156,7 @@ func (s *session) begin(ctx context.Context) error {
 			return s.link.why(err)
 		}
 	}
+	s.announced = true
 	if will := s.broker.Will.Topic; will != "" && len(s.broker.Online) > 0 {
 		if err := s.send(flight{}, event{will, s.broker.Online, 1}, true); err != nil {
 			return s.link.why(err)
@@ -153,12 +171,16 @@ func (s *session) begin(ctx context.Context) error {
 		s.trouble.aside = fmt.Sprintf("not sent any more until it changes, because the broker ended connection after connection with it: %s: "+
 			"check the broker's packet size limit", strings.Join(aside, ", "))
 	}
-	s.tell(func(st *Status) { st.Connected, st.Generation, st.Problem = true, s.gen, s.trouble.String() })
+	s.tell(func(st *Status) {
+		st.Connected, st.Generation, st.Problem, st.HeldBy = true, s.gen, s.trouble.String(), ""
+	})
 	s.log.Info("broker connected", slog.String("broker", s.broker.name()), slog.Uint64("gen", s.gen))
 	return nil
 }
 
-func (t trouble) String() string { return join(t.flapping, t.refused, t.selftest, t.acks, t.aside) }
+func (t trouble) String() string {
+	return join(t.flapping, t.refused, t.lease, t.selftest, t.acks, t.aside)
+}
 
 // worry changes the trouble and tells about it.
 func (s *session) worry(which *string, text string) {
@@ -175,6 +197,9 @@ func (s *session) loop(ctx context.Context) error {
 			return s.link.why(err)
 		}
 		s.inspect(now)
+		if err := s.serve(now); err != nil && !errors.Is(err, errBusy) {
+			return s.link.why(err)
+		}
 		next, err := s.fill(now)
 		if err != nil {
 			return s.link.why(err)
@@ -184,7 +209,7 @@ func (s *session) loop(ctx context.Context) error {
 			done = s.flight[0].token.Done()
 			next = earlier(next, s.flight[0].by)
 		}
-		for _, at := range []time.Time{s.selftestBy, s.steadyAt} {
+		for _, at := range []time.Time{s.selftestBy, s.steadyAt, s.rivalBy, s.duties.due} {
 			if !at.IsZero() {
 				next = earlier(next, at)
 			}
@@ -202,6 +227,10 @@ func (s *session) loop(ctx context.Context) error {
 			s.selftestBy = time.Time{}
 			s.log.Debug("self-test passed", slog.Uint64("gen", s.gen))
 			s.worry(&s.trouble.selftest, "") // it may be late
+		case m := <-s.leases:
+			if err := s.defend(m); err != nil {
+				return err
+			}
 		case <-s.wake:
 		case <-done:
 		case <-timer.C:
@@ -211,15 +240,21 @@ func (s *session) loop(ctx context.Context) error {
 
 // inspect looks at what should have happened by now.
 func (s *session) inspect(now time.Time) {
-	if !s.selftestBy.IsZero() && now.After(s.selftestBy) {
+	if !s.selftestBy.IsZero() && !now.Before(s.selftestBy) {
 		s.selftestBy = time.Time{}
 		s.log.Error("self-test failed, check the broker's ACL", slog.String("topic", s.broker.SelftestTopic),
 			slog.String("user", s.broker.Username), slog.Uint64("gen", s.gen))
 		s.worry(&s.trouble.selftest, fmt.Sprintf("what we publish on %s does not come back: check the broker's ACL", s.broker.SelftestTopic))
 	}
-	if !s.steadyAt.IsZero() && now.After(s.steadyAt) {
+	if !s.steadyAt.IsZero() && !now.Before(s.steadyAt) {
 		s.steadyAt = time.Time{}
 		s.worry(&s.trouble.flapping, "")
+	}
+	if !s.rivalBy.IsZero() && !now.Before(s.rivalBy) {
+		s.rivalBy = time.Time{}
+		s.mu.Lock()
+		s.set.reborn(now) // the other may have published
+		s.mu.Unlock()
 	}
 }
 
@@ -250,7 +285,7 @@ func (s *session) take(now time.Time) (e *entry, m event, again time.Time, ok bo
 		return nil, s.nextEvent(), time.Time{}, true
 	}
 	if e, again = s.set.next(now); e != nil {
-		return e, event{e.topic, e.payload, e.class.qos()}, time.Time{}, true
+		return e, event{e.topic, e.payload, e.qos()}, time.Time{}, true
 	}
 	if len(s.events) > 0 {
 		return nil, s.nextEvent(), time.Time{}, true
@@ -366,6 +401,9 @@ func (s *session) goodbye() {
 		for errors.Is(err, errBusy) {
 			err = s.send(flight{}, event{will.Topic, will.Payload, 1}, true)
 		}
+	}
+	if err == nil {
+		err = s.release() // after the last word: the next one begins with its first
 	}
 	for _, f := range s.flight {
 		if !f.token.WaitTimeout(s.tm.goodbye) {

@@ -276,7 +276,11 @@ type script struct {
 	publish  func(p *packets.PublishPacket) verdict // nil: acknowledges
 	received chan *packets.PublishPacket
 	connects chan *packets.ConnectPacket
+	ends     chan error // why each connection ended
 }
+
+// errDisconnect is the end that keeps a broker from publishing the will.
+var errDisconnect = errors.New("the client said DISCONNECT")
 
 type verdict int
 
@@ -295,6 +299,7 @@ func (s *script) start(t testing.TB) {
 	s.url = "mqtt://" + ln.Addr().String()
 	s.received = make(chan *packets.PublishPacket, 10_000)
 	s.connects = make(chan *packets.ConnectPacket, 10_000)
+	s.ends = make(chan error, 10_000)
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -311,8 +316,11 @@ func (s *script) start(t testing.TB) {
 			mu.Unlock()
 			wg.Go(func() {
 				defer conn.Close()
-				for s.answer(conn) == nil {
+				var err error
+				for err == nil {
+					err = s.answer(conn)
 				}
+				s.ends <- err
 			})
 		}
 	})
@@ -366,6 +374,8 @@ func (s *script) answer(conn net.Conn) error {
 		return reply.Write(conn)
 	case *packets.PingreqPacket:
 		return packets.NewControlPacket(packets.Pingresp).Write(conn)
+	case *packets.DisconnectPacket:
+		return errDisconnect
 	default:
 		return nil
 	}

@@ -66,6 +66,29 @@ func (v *visit) handle(m Message) {
 	nudge(v.news)
 }
 
+// follow hands what arrives to each until it returns false, the link is lost or
+// ctx ends.
+func (v *visit) follow(ctx context.Context, each func(Message) bool) error {
+	for {
+		select {
+		case <-v.news:
+			messages, err := v.take()
+			if err != nil {
+				return err
+			}
+			for _, m := range messages {
+				if !each(m) {
+					return nil
+				}
+			}
+		case err := <-v.link.lost:
+			return v.link.ended(err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // take returns what arrived since the last call.
 func (v *visit) take() ([]Message, error) {
 	v.mu.Lock()

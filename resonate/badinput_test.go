@@ -2,14 +2,19 @@ package resonate
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +22,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"resonatebridge/discovery"
+	"resonatebridge/tests/pipe"
 )
 
 // What a bad speaker gets, and that nobody else notices. Each row runs once
@@ -426,4 +432,75 @@ func TestNotASpeaker(t *testing.T) {
 			t.Error("the good speaker was disturbed")
 		}
 	})
+}
+
+// An address that takes the connection and does not answer holds up neither the
+// next address nor the end of the server. The guard is in dial.WebSocket; without
+// it both wait for the timeout of the upgrade, 5 s.
+func TestSilentAddress(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const silent = "203.0.113.1:8928"
+		h := newHouse(t, func(o *Options) {
+			dial := o.DialContext
+			o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == silent {
+					c, _ := pipe.New()
+					return c, nil
+				}
+				return dial(ctx, network, addr)
+			}
+		})
+		s := h.speaker("kitchen")
+		both := s.endpoint()
+		both.Addrs = append([]netip.AddrPort{netip.MustParseAddrPort(silent)}, both.Addrs...)
+		h.Discover(discovery.Event{Kind: discovery.Announced, Endpoint: both})
+		pass(2 * stagger)
+		h.want("kitchen", Connected, true)
+
+		alone := discovery.Endpoint{Key: "silent", Path: "/sendspin", Service: "_sendspin._tcp", Addrs: both.Addrs[:1]}
+		h.Discover(discovery.Event{Kind: discovery.Announced, Endpoint: alone})
+		pass(time.Second)
+		began := time.Now()
+		h.stop()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the server took %v to end, want no time", took)
+		}
+	})
+}
+
+// A panic in what the server's user gave it costs one attempt or one command.
+// The guards are contain.Run in race and contain.Call in do; without them the
+// process ends, or the speaker is never dialled again.
+func TestPanicInOptions(t *testing.T) {
+	for how, spoil := range map[string]func(){"panics": func() { panic("oh no") }, "ends its goroutine": runtime.Goexit} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var bad atomic.Pointer[string] // address that spoils its dial
+				h := newHouse(t, func(o *Options) {
+					o.Rescan = func() { panic("oh no") }
+					dial := o.DialContext
+					o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if b := bad.Load(); b != nil && *b == addr {
+							spoil()
+						}
+						return dial(ctx, network, addr)
+					}
+				})
+				h.online("bath")
+				s := h.speaker("kitchen")
+				bad.Store(&s.addr)
+				s.announce()
+				pass(time.Minute)
+				unmet := h.Snapshot().Unmet
+				if len(unmet) != 1 || !strings.Contains(unmet[0].Error, "a callback") {
+					t.Errorf("got %+v, want an endpoint that says why", unmet)
+				}
+				h.mustFail(Scan{}, CodeInternal)
+				h.want("bath", Connected, true)
+				bad.Store(nil)
+				pass(5 * time.Minute)
+				h.want("kitchen", Connected, true)
+			})
+		})
+	}
 }

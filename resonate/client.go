@@ -2,6 +2,7 @@ package resonate
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/internal/supervisor"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/timesync"
 )
 
 type (
@@ -42,7 +44,17 @@ type client struct {
 	volume    *int
 	mute      *bool
 	delay     *int
+	lead      *int                        // required lead time in ms; nil: never said
+	buffer    *int                        // minimum buffer in ms; nil: never said
+	format    *protocol.Format            // that it would like best; nil: none
+	art       []protocol.ArtworkChannel   // what its display shows where; replaced, never changed
+	visual    *protocol.VisualizerSupport // what its visualizer wants; replaced, never changed
 	clampedAt time.Time
+
+	downgraded bool // it has a record here and was last heard unencrypted
+	mismatch   bool // it has a record here that it does not know
+	pairing    *Pairing
+	attempt    *attempt // nil: none goes on
 
 	asked  asked  // the last volume that was sent
 	wanted wish   // asked for while it reconnects
@@ -62,7 +74,10 @@ type asked struct {
 type told struct {
 	group      protocol.GroupUpdate
 	controller *protocol.ControllerState
-	metadata   bool
+	metadata   *protocol.Metadata
+	settled    timesync.Micros // from when on metadata is told ahead of its time
+	colored    bool
+	tint       tint
 }
 
 // name is what people call it.
@@ -102,6 +117,13 @@ func managed(custody Custody) bool { return custody != CustodyObserve && custody
 // connection says in one word how c stands.
 func (m *model) connection(c *client) Connection {
 	switch {
+	case c.link != nil && m.trust(c) == TrustMismatch:
+		return PairingRequired
+	case c.link != nil && m.trust(c) == TrustUnapproved:
+		if !c.link.Hello().Trust.Unpaired {
+			return PairingRequired
+		}
+		return ApprovalRequired
 	case c.link != nil:
 		return Connected
 	case !managed(m.custody(c)):
@@ -144,6 +166,12 @@ func (c *client) withdrawn(m *model) bool {
 	return known
 }
 
+// absent ends its availability, whatever grace it had.
+func (c *client) absent() {
+	c.grace.Stop()
+	c.present = false
+}
+
 // expected is the volume that c will have: what was asked of it a moment ago,
 // else what it reported.
 func (c *client) expected(now time.Time) *int {
@@ -181,7 +209,11 @@ func (c *client) snapshot(m *model) *Player {
 		HasDelay: c.accepts(protocol.CommandSetOutputDelay),
 		Volume:   c.volume, Mute: c.mute, DelayMs: c.delay,
 		MaxVolume: c.maxVolume(), AnnounceVolume: c.rec.Announce,
-		SyncState: c.sync, GroupID: c.group.id,
+		Encrypted: c.encrypted(), Trust: m.trust(c), PairMethods: c.rec.Methods, Pairing: c.pairing,
+		SyncState: c.sync, GroupID: c.group.id, Stream: c.playing(),
+	}
+	if c.link != nil && conn != Connected {
+		p.LastError = wanting(c, conn)
 	}
 	if c.sessions > 1 {
 		p.Reconnects = c.sessions - 1
@@ -221,7 +253,9 @@ func (c *client) merge(st protocol.ClientState) bool {
 		changed = update(&c.mute, p.Muted) || changed
 	}
 	changed = update(&c.delay, p.OutputDelayMs) || changed
-	return changed
+	changed = update(&c.lead, p.RequiredLeadMs) || changed
+	changed = update(&c.buffer, p.MinBufferMs) || changed
+	return update(&c.format, p.Format) || changed
 }
 
 // update sets *dst to a copy of src if that is a change. Published snapshots
@@ -243,17 +277,23 @@ func sentence(c *client, v supervisor.Verdict, cause error) string {
 	case string(protocol.GoodbyeAnotherServer), string(protocol.GoodbyeConcurrentAttempt):
 		return name + " is in use by another server; set custody to hold (again, if it is) to take it"
 	case string(protocol.GoodbyeShutdown):
+		if v.Action == supervisor.RetrySlow {
+			return name + " was switched off; it is looked for at its address every few minutes"
+		}
 		return name + " was switched off; it comes back when it announces itself"
 	case string(protocol.GoodbyeUserRequest):
 		return name + " was disconnected at the speaker; press Reconnect to get it back"
 	case string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
-		return name + " wants to be paired, which this version can't do yet"
+		return name + " wants to be paired: press Pair, or run bridge pair"
 	case string(protocol.GoodbyeUnauthorized):
 		return name + " does not permit this server; allow it at the speaker, then press Reconnect"
 	case supervisor.ReasonWithdrawn:
 		return ""
 	case supervisor.ReasonAddressReused:
 		return "another speaker answers at the address of " + name + "; it is looked for elsewhere"
+	}
+	if held(v) { // whatever else its connection ended with
+		return fmt.Sprintf("%s said goodbye with the reason %q, which is not known here; it is tried again in some minutes", name, v.Reason)
 	}
 	for _, wanted := range []error{errGone, errReconnect, supervisor.ErrRemoved, supervisor.ErrClosed} {
 		if errors.Is(cause, wanted) {

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"resonatebridge/resonate/internal/contain"
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/internal/supervisor"
 	"resonatebridge/resonate/protocol"
@@ -49,11 +50,31 @@ func (m *model) do(cmd Command, answer reply) {
 		ok(m.removeGroup(cmd))
 	case RemovePlayer:
 		ok(m.removePlayer(cmd))
+	case Pair:
+		ok(m.pair(cmd))
+	case CancelPairing:
+		ok(m.cancelPairing(cmd))
+	case Approve:
+		ok(m.approve(cmd))
 	case AddEndpoint:
 		ok(m.addEndpoint(cmd))
+	case PlayMedia:
+		m.playMedia(cmd, answer)
+	case Transport:
+		m.control(cmd, answer)
+	case Announce:
+		m.announce(cmd, answer)
+	case StopAll:
+		for _, g := range m.sortedGroups() {
+			m.act(g, Transport{Action: ActionStop}, func(Result, *CommandError) {})
+		}
+		ok(map[string]any{}, nil)
 	case Scan:
-		m.opts.Rescan()
 		m.conns.NudgeAll(supervisor.WhyAnnounced)
+		if err := contain.Call(m.log, func() error { m.opts.Rescan(); return nil }); err != nil {
+			ok(nil, Errorf(CodeInternal, "discovery was not asked: %v", err))
+			return
+		}
 		ok(map[string]any{}, nil)
 	default:
 		ok(nil, Errorf(CodeUnknownCommand, "command %T is not known", cmd))
@@ -75,6 +96,18 @@ func (m *model) findGroup(id string) (*group, *CommandError) {
 		return nil, Errorf(CodeUnknownGroup, "no group has the id %.80q; bridge/groups lists them", id)
 	}
 	return g, nil
+}
+
+// findTarget finds the group that a command means.
+func (m *model) findTarget(t Target) (*group, *CommandError) {
+	if t.GroupID != "" {
+		return m.findGroup(t.GroupID)
+	}
+	c, err := m.findPlayer(t.PID)
+	if err != nil {
+		return nil, err
+	}
+	return c.group, nil
 }
 
 // --- players ---
@@ -114,7 +147,10 @@ func (m *model) setPlayer(cmd SetPlayer, answer reply) {
 		data["max_volume"] = *cmd.MaxVolume
 	}
 	if cmd.DelayMs != nil {
-		m.tell(c, protocol.ServerCommand{Command: protocol.CommandSetOutputDelay, OutputDelayMs: *cmd.DelayMs})
+		if err := c.link.Send(protocol.ServerCommand{Command: protocol.CommandSetOutputDelay, OutputDelayMs: *cmd.DelayMs}); err != nil {
+			answer(Result{}, sendFailed(c, err))
+			return
+		}
 		data["delay"] = *cmd.DelayMs
 	}
 	if cmd.Group != nil {
@@ -170,9 +206,6 @@ func (m *model) checkPlayer(c *client, cmd SetPlayer) *CommandError {
 			return err
 		}
 	}
-	if cmd.Identify {
-		return Errorf(CodeNotSupported, "identify plays a sound, which this version can't do yet")
-	}
 	custody := m.custody(c)
 	if cmd.Custody != nil {
 		custody = *cmd.Custody
@@ -208,6 +241,9 @@ func (m *model) checkReach(c *client, cmd SetPlayer) *CommandError {
 			return Errorf(CodeNotConnected, "%s is not connected; switch it on and try again", c.name())
 		}
 		return nil // it was here a moment ago: the wish waits for it
+	}
+	if !m.granted(c) {
+		return Errorf(CodePairingRequired, "%s", wanting(c, m.connection(c)))
 	}
 	for _, x := range []struct {
 		asked   bool
@@ -433,6 +469,9 @@ func (m *model) setCustody(c *client, custody Custody) {
 	case !managed(custody):
 		m.endWish(c, Errorf(CodeNotManaged, "custody of %s was set to %s", c.name(), custody))
 		c.verdict, c.lastErr = supervisor.Verdict{}, ""
+		if c.link == nil { // else its end will do it
+			c.absent()
+		}
 		for _, k := range c.keys {
 			m.conns.Remove(k)
 		}

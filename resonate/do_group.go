@@ -1,6 +1,7 @@
 package resonate
 
 import (
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -350,10 +351,12 @@ func (m *model) removePlayer(cmd RemovePlayer) (map[string]any, *CommandError) {
 		return nil, err
 	}
 	m.endWish(c, Errorf(CodeUnknownDevice, "%s was forgotten", c.name()))
+	m.unpair(c)
 	for _, k := range c.keys {
 		m.conns.Remove(k)
 	}
 	m.drop(c)
+	m.log.Info("forgotten", slog.String("player", c.rec.PID), slog.String("name", c.name()), slog.Bool("connected", c.link != nil))
 	return map[string]any{"id": c.rec.PID}, nil
 }
 

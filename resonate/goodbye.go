@@ -16,8 +16,18 @@ const (
 )
 
 // judge says what follows the end of a session or an attempt (spec: messaging,
-// client/goodbye; races: C.5).
+// client/goodbye; races: C.5). Who was switched off, or can't be served as it
+// is, waits for its announcement; where none can come, it is tried now and then.
 func judge(err error) supervisor.Verdict {
+	v := verdict(err)
+	var u unannounced
+	if errors.As(err, &u) && v.Action == supervisor.Park && (v.Reason == string(protocol.GoodbyeShutdown) || v.Reason == reasonRefused) {
+		v.Action = supervisor.RetrySlow
+	}
+	return v
+}
+
+func verdict(err error) supervisor.Verdict {
 	var bye *session.GoodbyeError
 	if errors.As(err, &bye) {
 		return goodbyeVerdict(bye.Reason)
@@ -63,6 +73,23 @@ func goodbyeVerdict(r protocol.GoodbyeReason) supervisor.Verdict {
 	default: // newer firmware: as concurrent_attempt, which disturbs nobody
 		return supervisor.Verdict{Action: supervisor.RetrySlow, Reason: string(r)}
 	}
+}
+
+// declined reports whether a verdict means that the player itself said that it
+// is not to be had (races: C.5, offline at once).
+func declined(v supervisor.Verdict) bool {
+	switch v.Reason {
+	case string(protocol.GoodbyeShutdown), string(protocol.GoodbyeUserRequest),
+		string(protocol.GoodbyePairingRequired), string(protocol.GoodbyeUnpaired):
+		return true
+	}
+	return false
+}
+
+// spoken reports whether a verdict is the player's own word, not what we made of
+// a connection that broke or never came up.
+func spoken(v supervisor.Verdict) bool {
+	return held(v) || declined(v) || v.Reason == string(protocol.GoodbyeUnauthorized)
 }
 
 // held reports whether a verdict means that another server has the player.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"resonatebridge/resonate/internal/stream"
 	"resonatebridge/resonate/protocol"
 )
 
@@ -24,7 +25,10 @@ type group struct {
 	members    []*client // in joining order; displays and controllers too
 	remembered []string  // named groups: PIDs that belong to it
 	playback   Playback
-	view       *Group // nil: changed since it was published
+	speaking   int          // announcements that it hears
+	stage      *stage       // what plays to it; nil until something did
+	loaded     *mediaRecord // what played last; nil if nothing ever did
+	view       *Group       // nil: changed since it was published
 }
 
 // players are the members that are speakers, in joining order.
@@ -97,18 +101,43 @@ func (g *group) snapshot() *Group {
 	if g.view != nil {
 		return g.view
 	}
-	v := &Group{ID: g.id, Name: g.label(), Kind: g.kind, Members: []string{}, Playback: g.playback, Created: g.created}
+	v := &Group{Media: g.media(), Announcing: g.speaking > 0, ID: g.id, Name: g.label(), Kind: g.kind, Members: []string{}, Playback: g.playback, Created: g.created}
 	for _, c := range g.players() {
 		v.Members = append(v.Members, c.rec.PID)
 		if c.link != nil {
 			v.Online++
 		}
 	}
+	if g.stage != nil && g.stage.status.Err != nil {
+		v.MediaError = g.stage.status.Err.Error()
+	}
 	v.Remembered = slices.Sorted(slices.Values(g.remembered))
 	v.Volume, v.HasVolume = g.volume()
 	v.Mute, v.HasMute = g.muted()
 	g.view = v
 	return v
+}
+
+// media is what g plays; nil while nothing is loaded.
+func (g *group) media() *Media {
+	if g.stage == nil || g.stage.status.State == stream.Idle {
+		return nil
+	}
+	st := g.stage.status
+	x := mediaOf(st)
+	// A position is told with the wall time at which it was true.
+	x.Position = st.Position
+	x.At = g.stage.wall
+	if a := g.stage.art; a != nil && a.loaded {
+		x.ArtError = a.err
+		if a.shown != nil {
+			x.Art, x.ArtHash = a.shown.jpeg, a.shown.hash
+		}
+	}
+	if st.State == stream.Playing {
+		x.Speed = 1
+	}
+	return &x
 }
 
 // --- changes; every one goes through place ---
@@ -141,6 +170,9 @@ func (m *model) settle(g *group) {
 	players := g.players()
 	switch {
 	case g.kind == NamedGroup:
+		if len(players) == 0 {
+			m.silence(g)
+		}
 		return
 	case g.kind == AdHocGroup && len(players) >= 2:
 		return
@@ -149,13 +181,14 @@ func (m *model) settle(g *group) {
 	}
 	delete(m.groups, g.id)
 	if len(players) != 1 {
+		m.silence(g)
 		for _, c := range slices.Clone(g.members) {
 			m.place(c, m.soloOf(c))
 		}
 		return
 	}
 	last := m.soloOf(players[0])
-	last.playback = g.playback // it goes on where it is heard last
+	m.handOver(g, last) // it goes on where it is heard last
 	for _, c := range slices.Clone(g.members) {
 		if c != players[0] {
 			m.place(c, last) // displays and controllers stay with it
@@ -169,7 +202,7 @@ func (m *model) soloOf(c *client) *group {
 	id := soloPrefix + c.rec.PID
 	g := m.groups[id]
 	if g == nil {
-		g = &group{id: id, name: c.name(), kind: SoloGroup, playback: Idle, created: m.now()}
+		g = &group{id: id, name: c.name(), kind: SoloGroup, playback: Idle, created: m.now(), loaded: c.rec.Media}
 		m.groups[id] = g
 	}
 	return g
@@ -180,8 +213,9 @@ func (m *model) together(c *client) *group {
 	if c.group.kind != SoloGroup {
 		return c.group
 	}
-	g := &group{id: m.adHocID(), kind: AdHocGroup, playback: c.group.playback, created: m.now()}
+	g := &group{id: m.adHocID(), kind: AdHocGroup, playback: Idle, created: m.now()}
 	m.groups[g.id] = g
+	m.handOver(c.group, g)
 	followers := slices.Clone(c.group.members) // displays that watch c come along
 	m.place(c, g)
 	for _, f := range followers {
@@ -234,6 +268,16 @@ func (m *model) park(c *client) {
 		m.place(c, m.soloOf(c))
 		c.rec.Parked = true
 	}
+}
+
+// yield ends what plays on a client that became unavailable or left: alone it
+// stops, in a group it goes and the others play on (spec: availability).
+func (m *model) yield(c *client) {
+	if c.group.kind == SoloGroup {
+		m.act(c.group, Transport{Action: ActionStop}, func(Result, *CommandError) {})
+		return
+	}
+	m.park(c)
 }
 
 // expire ends the membership of a player that was gone too long. A named

@@ -49,22 +49,37 @@ func (m *model) onStatus(st status) {
 		m.onUnmet(st)
 		return
 	}
-	if c.key != st.Key && c.link != nil {
-		return // another way to a player that is connected
+	if c.key != st.Key {
+		switch {
+		case c.link != nil:
+			return // another way to a player that is connected
+		case spoken(c.verdict) && c.status.State != supervisor.Gone && !spoken(st.Verdict):
+			return // it said why it stays away; that it isn't found here is no news
+		}
 	}
 	m.lost(c, st)
 	c.key, c.status = st.Key, st
 	if st.State == supervisor.Waiting || st.State == supervisor.Parked {
 		c.verdict = st.Verdict
 		c.lastErr = sentence(c, st.Verdict, st.Cause)
+		if declined(st.Verdict) { // also when it was never live
+			c.absent()
+			m.touchBoth(c)
+		}
 	}
 	m.touch(c)
 }
 
 func (m *model) onUnmet(st status) {
-	if _, ok := m.endpoints[st.Key]; !ok || st.State == supervisor.Gone {
+	if _, ok := m.endpoints[st.Key]; !ok {
 		delete(m.unmet, st.Key)
 		return
+	}
+	if st.State == supervisor.Gone { // it was withdrawn and is back, or it will turn out to be a player's
+		return
+	}
+	if st.Cause == nil { // it is tried again, which does not undo why it failed
+		st.Cause = m.unmet[st.Key].Cause
 	}
 	m.unmet[st.Key] = st
 }
@@ -78,8 +93,14 @@ func (m *model) up(c *client, st status) {
 	c.sessions++
 	c.lastErr, c.verdict = "", supervisor.Verdict{}
 	c.told = told{}
+	c.lead, c.buffer, c.format = nil, nil, nil // it says so again
 	c.available, c.sync = true, ""
-	c.player = c.player || l.HasRole(protocol.RolePlayer)
+	c.art, c.visual = nil, h.Visual
+	if a := h.Artwork; a != nil {
+		c.art = a.Channels
+	}
+	c.player = c.player || slices.Contains(l.Offered(), protocol.RolePlayer)
+	m.trusted(c)
 	m.wireTold(c)
 	if l.url != "" {
 		c.url = l.url
@@ -87,7 +108,7 @@ func (m *model) up(c *client, st status) {
 	m.describe(c, h)
 	c.rec.LastSeen = m.now()
 	c.rec.Roles = nil
-	for _, r := range l.Roles() {
+	for _, r := range l.Offered() {
 		c.rec.Roles = append(c.rec.Roles, string(r))
 	}
 	if c.gain() { // this server turns the volume; nobody else knows it
@@ -105,6 +126,17 @@ func (m *model) up(c *client, st status) {
 	close(l.admitted)
 	m.log.Info("connected", slog.String("player", c.rec.PID), slog.String("name", c.name()),
 		slog.Uint64("gen", st.Gen), slog.String("dialect", c.rec.Dialect), slog.String("from", l.RemoteAddr().String()))
+	if !l.Encrypted() { // else it has to say how it is first, see onState
+		m.mayCommand(c)
+	}
+	m.resumePairing(c)
+}
+
+// mayCommand sends what waited for a player that takes commands now.
+func (m *model) mayCommand(c *client) {
+	if !m.announcing(c) {
+		m.restoreVolume(c)
+	}
 	m.grantWish(c)
 }
 
@@ -112,6 +144,11 @@ func (m *model) up(c *client, st status) {
 func (m *model) lost(c *client, st status) {
 	if c.link == nil {
 		return
+	}
+	l := c.link
+	if st.Gen != c.status.Gen { // its end was skipped: st tells of a later one
+		st.Gen, st.Cause = c.status.Gen, l.Err()
+		st.Verdict = judge(st.Cause)
 	}
 	c.link, c.sync = nil, ""
 	c.lostAt = m.now()
@@ -124,9 +161,9 @@ func (m *model) lost(c *client, st status) {
 	m.unsaved = true
 	m.log.Info("disconnected", slog.String("player", c.rec.PID), slog.String("name", c.name()),
 		slog.Uint64("gen", st.Gen), slog.String("reason", st.Verdict.Reason), slog.Any("err", st.Cause))
-	switch reason := st.Verdict.Reason; {
-	case reason == string(protocol.GoodbyeShutdown), reason == string(protocol.GoodbyeUserRequest),
-		reason == string(protocol.GoodbyePairingRequired), reason == string(protocol.GoodbyeUnpaired):
+	m.pairingLost(c, l)
+	switch {
+	case declined(st.Verdict):
 		c.present = false // it said so itself: no grace
 	case !managed(m.custody(c)):
 		c.present = false // a person said so
@@ -163,6 +200,15 @@ func (m *model) onMessage(l *link, msg protocol.ClientMessage) {
 		return
 	}
 	switch msg := msg.(type) {
+	case protocol.ClientPairPending, protocol.ClientPairInit, protocol.ClientPairAuth, protocol.ClientPairRetry,
+		protocol.ClientPairConfirm, protocol.ClientPairFinalize, protocol.PairAbort:
+		m.onPairing(c, msg)
+		return
+	}
+	if !m.granted(c) {
+		return // a stranger has no say, whatever it says
+	}
+	switch msg := msg.(type) {
 	case protocol.ClientState:
 		m.onState(c, msg)
 	case protocol.ClientCommand:
@@ -170,12 +216,22 @@ func (m *model) onMessage(l *link, msg protocol.ClientMessage) {
 			m.onControl(c, msg)
 		}
 	case protocol.ClientLeave:
-		m.park(c)
+		m.yield(c)
 	case protocol.JoinGroup:
 		m.onJoin(c, msg)
 	case protocol.ListGroups:
 		m.onListGroups(c)
-	case protocol.RequestFormat: // nothing plays: there is no stream to change
+	case protocol.RequestArtwork:
+		m.onRequestArtwork(c, msg)
+	case protocol.ClientPairPending, protocol.ClientPairInit, protocol.ClientPairAuth, protocol.ClientPairRetry,
+		protocol.ClientPairConfirm, protocol.ClientPairFinalize, protocol.PairAbort:
+		m.onPairing(c, msg)
+	case protocol.RequestVisualizer:
+		m.onRequestVisualizer(c, msg.Config)
+	case protocol.RequestFormat:
+		if update(&c.format, &msg.Format) {
+			m.touchGroup(c.group)
+		}
 	}
 }
 
@@ -196,12 +252,25 @@ func (m *model) onState(c *client, st protocol.ClientState) {
 	if !c.link.HasRole(protocol.RolePlayer) {
 		st.Player = nil
 	}
+	if a := st.Artwork; a != nil && !slices.Equal(c.art, a.Channels) {
+		c.art, m.dirty = a.Channels, true
+	}
+	if v := st.Visual; v != nil && c.visual != nil {
+		v.BufferCapacity = c.visual.BufferCapacity // stands in the hello
+		m.wishVisual(c, *v)
+	}
 	told := m.wireTold(c)
+	if st.Player != nil && !c.link.stated {
+		c.link.stated, told = true, true
+		if c.link.Encrypted() {
+			defer m.mayCommand(c)
+		}
+	}
 	if !c.merge(st) && !told {
 		return
 	}
 	if !c.available {
-		m.park(c)
+		m.yield(c)
 	}
 	if c.asked.volume != nil && c.volume != nil && *c.asked.volume == *c.volume {
 		c.asked = asked{} // it is where it was sent
@@ -245,6 +314,10 @@ func (m *model) onControl(c *client, cmd protocol.ClientCommand) {
 		m.setGroupMute(c.group, cmd.Mute)
 	case protocol.ControlSwitch:
 		m.switchGroup(c)
+	case protocol.ControlPlay, protocol.ControlPause, protocol.ControlStop, protocol.ControlNext, protocol.ControlPrevious,
+		protocol.ControlSeek, protocol.ControlSeekRelative,
+		protocol.ControlRepeatOff, protocol.ControlRepeatOne, protocol.ControlRepeatAll, protocol.ControlShuffle, protocol.ControlUnshuffle:
+		m.onTransport(c, cmd)
 	default: // not in supported_commands: ignored (spec: controller)
 	}
 }

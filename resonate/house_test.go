@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,10 +24,20 @@ import (
 	"go.uber.org/goleak"
 
 	"resonatebridge/discovery"
-	"resonatebridge/resonate/internal/pipe"
+	"resonatebridge/resonate/internal/sealtest"
+	"resonatebridge/tests/pipe"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(herdOf); task != "" {
+		if err := beHerd(task); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // house is a running server, the network around it and the speakers on it, in
 // virtual time.
@@ -174,9 +185,11 @@ type speaker struct {
 	gate        chan struct{} // dials wait for it
 	live, peak  int
 	connections []*line
-	capacity    int          // of links that the server dials, if not 0
-	sockets     []*pipe.Conn // the server's open ends of them
-	most        int          // of sockets, at once
+	capacity    int               // of links that the server dials, if not 0
+	raw         func(*pipe.Conn)  // has its connections past their upgrade, if not nil, instead of talk
+	sockets     []*pipe.Conn      // the server's open ends of them
+	most        int               // of sockets, at once
+	sealed      *sealtest.Speaker // nil: it speaks plaintext
 }
 
 // line is one connection of a speaker.
@@ -185,10 +198,12 @@ type line struct {
 	ws      *websocket.Conn
 	link    *pipe.Conn // the speaker's end; faults act on both directions
 	ended   chan struct{}
+	seal    *sealtest.Conn // nil: it is plaintext
 	writing sync.Mutex
 
 	// Guarded by s.mu.
 	got    []string // frames as "type payload"
+	audio  [][]byte // binary frames
 	reason string   // of server/hello
 	err    error
 }
@@ -343,11 +358,15 @@ func (s *speaker) accept(c *pipe.Conn) {
 		_ = c.Close()
 		return
 	}
+	if s.raw != nil {
+		s.raw(c)
+		return
+	}
 	s.open(ws, c).talk()
 }
 
-// dialIn connects to the server.
-func (s *speaker) dialIn() *line {
+// dialIn connects to the server. An encrypted connection can be changed before.
+func (s *speaker) dialIn(set ...func(*sealtest.Conn)) *line {
 	s.h.t.Helper()
 	c, err := s.h.front.Dial(s.h.t.Context())
 	if err != nil {
@@ -360,6 +379,9 @@ func (s *speaker) dialIn() *line {
 	}
 	_ = resp.Body.Close()
 	l := s.open(ws, c)
+	for _, f := range set {
+		f(l.seal)
+	}
 	s.h.lines.Go(l.talk)
 	return l
 }
@@ -368,6 +390,9 @@ func (s *speaker) open(ws *websocket.Conn, c *pipe.Conn) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &line{s: s, ws: ws, link: c, ended: make(chan struct{})}
+	if s.sealed != nil {
+		l.seal = s.sealed.Connect(ws)
+	}
 	s.connections = append(s.connections, l)
 	s.live++
 	s.peak = max(s.peak, s.live)
@@ -379,6 +404,11 @@ func (l *line) talk() {
 	s := l.s
 	defer close(l.ended)
 	defer l.ws.Close()
+	if l.seal != nil {
+		err := l.seal.Run()
+		s.set(func() { l.err = err; s.live-- })
+		return
+	}
 	s.mu.Lock()
 	hello := s.hello
 	s.mu.Unlock()
@@ -386,7 +416,7 @@ func (l *line) talk() {
 		l.send(hello)
 	}
 	for {
-		_, data, err := l.ws.ReadMessage()
+		kind, data, err := l.ws.ReadMessage()
 		s.mu.Lock()
 		if err != nil {
 			l.err = err
@@ -394,7 +424,13 @@ func (l *line) talk() {
 			s.mu.Unlock()
 			return
 		}
-		answer := l.take(data)
+		answer := ""
+		if kind == websocket.BinaryMessage {
+			l.audio = append(l.audio, slices.Clone(data))
+			l.got = append(l.got, "audio ")
+		} else {
+			answer = l.take(data)
+		}
 		s.mu.Unlock()
 		if answer != "" {
 			l.send(answer)

@@ -10,14 +10,19 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"resonatebridge/discovery"
+	"resonatebridge/resonate/internal/contain"
+	"resonatebridge/resonate/internal/dial"
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/internal/supervisor"
+	"resonatebridge/resonate/pairing"
 	"resonatebridge/resonate/protocol"
 
 	"github.com/gorilla/websocket"
@@ -28,19 +33,37 @@ type link struct {
 	*session.Session
 	admitted chan struct{} // closed by the loop when it has seen the link come up
 	url      string        // where we dialled; "" if the client dialled us
+	silent   bool          // nobody will announce its return, see unannounced
+	playback bool          // it is dialled to play
 	log      *slog.Logger
+
+	// Of an encrypted one, owned by the loop from its admission on.
+	declared protocol.ServerActivate // the newest that was queued
+	pair     *pairing.Server
+	rekey    *rekeying // a re-handshake that the loop waits for
+	stated   bool      // the player said how it is since its role became active
 }
+
+// unannounced is the end of a connection, or of an attempt, to a player that is
+// known by a configured address alone: no announcement will tell of its return.
+type unannounced struct{ error }
+
+func (u unannounced) Unwrap() error { return u.error }
 
 // Run serves the link; up returns when the loop has admitted it, so that its
 // first message finds its place.
 func (l *link) Run(ctx context.Context, up func()) error {
-	return l.Session.Run(ctx, func() {
+	err := l.Session.Run(ctx, func() {
 		up()
 		select {
 		case <-l.admitted:
 		case <-l.Done():
 		}
 	})
+	if l.silent && err != nil {
+		return unannounced{err}
+	}
+	return err
 }
 
 // Kill ends the link. A duplicate is worth a line: two speakers may share an id.
@@ -61,7 +84,11 @@ const (
 
 // greet makes a link of an open socket.
 func (s *Server) greet(ctx context.Context, ws *websocket.Conn, path, dialled string, reason protocol.ConnectionReason) (*link, error) {
-	l := &link{admitted: make(chan struct{}), url: dialled, log: s.log}
+	l := &link{admitted: make(chan struct{}), url: dialled, log: s.log, playback: reason == protocol.ReasonPlayback}
+	from := ws.RemoteAddr()
+	if dialled != "" {
+		from = nil
+	}
 	sess, err := session.Greet(ctx, ws, path, session.Options{
 		Clock: s.opts.Clock,
 		Log:   s.log,
@@ -71,6 +98,19 @@ func (s *Server) greet(ctx context.Context, ws *websocket.Conn, path, dialled st
 		Override: s.dialectOf,
 		Refuse: func(h protocol.ClientHello) *dialect.RefusedError {
 			return s.refuse(h, dialled != "")
+		},
+		Sealing: &session.Sealing{
+			Identity: s.key,
+			Choose: func(client pairing.PublicKey) (pairing.Credential, error) {
+				return s.choose(client, from)
+			},
+			Activate: func(sess *session.Session) protocol.ServerActivate {
+				l.declared = s.firstActivation(sess, l.playback)
+				return l.declared
+			},
+			Rekeyed: func(sess *session.Session, c pairing.Credential) {
+				s.post(sess.Done(), func() { s.model.onRekeyed(l, c) })
+			},
 		},
 		Malformed: func(error) { s.counters.malformed.Add(1) },
 		Handle: func(sess *session.Session, m protocol.ClientMessage) {
@@ -124,10 +164,16 @@ func (s *Server) dial(ctx context.Context, a supervisor.Attempt[endpt]) (*link, 
 	if a.Why&supervisor.WhyPlayback != 0 {
 		reason = protocol.ReasonPlayback
 	}
+	silent := !slices.ContainsFunc(a.Endpoints, func(e endpt) bool { return e.Service != discovery.ServiceStatic })
 	l, err := s.greet(ctx, ws, "", c.url, reason)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.url, err)
+		err = fmt.Errorf("%s: %w", c.url, err)
+		if silent {
+			err = unannounced{err}
+		}
+		return nil, err
 	}
+	l.silent = silent
 	// It is known from here on, also if it turns us away before it is live.
 	s.post(ctx.Done(), func() { s.model.introduce(a.Key, l) })
 	return l, nil
@@ -148,8 +194,8 @@ func (s *Server) race(ctx context.Context, cands []candidate) (*websocket.Conn, 
 			defer wait.Stop()
 			select {
 			case <-wait.C:
-				ws, err := s.open(ctx, c)
-				results <- result{ws, c, err}
+				var ws *websocket.Conn
+				contain.Run(s.log, func() (err error) { ws, err = s.open(ctx, c); return err }, func(err error) { results <- result{ws, c, err} })
 			case <-ctx.Done():
 				results <- result{nil, c, context.Cause(ctx)}
 			}
@@ -189,17 +235,11 @@ func (s *Server) open(ctx context.Context, c candidate) (*websocket.Conn, error)
 	// legal in a Host header.
 	host, port, _ := net.SplitHostPort(c.addr)
 	host, _, _ = strings.Cut(host, "%")
-	ws, resp, err := d.DialContext(ctx, "ws://"+net.JoinHostPort(host, port)+c.path, nil)
-	if resp != nil && resp.Body != nil {
-		_ = resp.Body.Close()
+	ws, answer, err := dial.WebSocket(ctx, d, "ws://"+net.JoinHostPort(host, port)+c.path)
+	if answer != "" {
+		err = fmt.Errorf("not a Sendspin speaker? the answer was %q: %w", answer, err)
 	}
-	if err != nil {
-		if resp != nil {
-			return nil, fmt.Errorf("not a Sendspin speaker? the answer was %q: %w", resp.Status, err)
-		}
-		return nil, err
-	}
-	return ws, nil
+	return ws, err
 }
 
 // ServeHTTP accepts clients that dial us, on Options.Path and, for old clients,

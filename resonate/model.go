@@ -28,10 +28,12 @@ type model struct {
 	endpoints map[supervisor.Key]known
 	unmet     map[supervisor.Key]status // heard of, never handshaken
 	others    []OtherServer
+	spoken    []*announcement // that wait or sound
 	problems  map[string]string
 	version   uint64
-	dirty     bool // the snapshot is older than the model
-	unsaved   bool // the records are older than the model
+	dirty     bool        // the snapshot is older than the model
+	unsaved   bool        // the records are older than the model
+	resave    *time.Timer // of pairing records that the disk did not take
 }
 
 // known is an endpoint as discovery last described it.
@@ -50,18 +52,14 @@ func newModel(s *Server, r records) *model {
 		endpoints: make(map[supervisor.Key]known),
 		unmet:     make(map[supervisor.Key]status),
 		problems:  make(map[string]string),
+		resave:    stoppedTimer(),
 		dirty:     true,
 	}
 	for _, rec := range r.Players {
-		if m.clients[rec.PID] == nil && rec.PID != "" {
-			m.addClient(&rec, true)
-		}
+		m.addClient(&rec, true)
 	}
 	for _, rec := range r.Groups {
-		if rec.ID == "" || m.groups[rec.ID] != nil || (rec.Kind != NamedGroup && rec.Kind != AdHocGroup) {
-			continue
-		}
-		g := &group{id: rec.ID, name: rec.Name, kind: rec.Kind, created: rec.Created, remembered: rec.Remembered, playback: Idle}
+		g := &group{id: rec.ID, name: rec.Name, kind: rec.Kind, created: rec.Created, remembered: rec.Remembered, playback: Idle, loaded: rec.Media}
 		m.groups[g.id] = g
 		for _, pid := range rec.Members {
 			if c := m.clients[pid]; c != nil && c.group.kind == SoloGroup {
@@ -94,11 +92,13 @@ func (m *model) start() {
 		}
 	})
 	m.dirty = true
+	m.unsaved = true // the first save tells whether the disk takes it
 }
 
 // stop ends what the model started. Every connection has ended before: nobody
 // is available through a bridge that is gone.
 func (m *model) stop() {
+	m.resave.Stop()
 	for _, c := range m.clients {
 		c.grace.Stop()
 		c.member.Stop()
@@ -108,6 +108,15 @@ func (m *model) stop() {
 		m.endWish(c, Errorf(CodeInternal, "the bridge is shutting down"))
 	}
 	m.publish()
+}
+
+// hush ends everything that plays, while the speakers can still be told.
+func (m *model) hush() {
+	for _, g := range m.groups {
+		if g.stage != nil {
+			g.stage.cancel()
+		}
+	}
 }
 
 // after runs f on the loop, later. The timer is never nil.
@@ -204,6 +213,9 @@ func (m *model) bind(c *client, key supervisor.Key) {
 			m.endpoints[key] = known
 		}
 	case old != nil: // the address changed hands
+		if old.key == key {
+			m.lost(old, status{Key: key}) // if its end was skipped
+		}
 		m.unbind(old, key)
 		m.touch(old)
 	}
@@ -381,6 +393,9 @@ func (m *model) onDiscovery(ev discovery.Event) {
 		if !managed(m.custody(c)) {
 			return
 		}
+	} else if _, ok := m.unmet[key]; !ok { // shown from now on, though its first dial may have to wait
+		m.unmet[key] = status{Key: key}
+		m.dirty = true
 	}
 	m.ensure(key)
 	if ev.Again {
@@ -419,6 +434,17 @@ func (m *model) setOthers(others []OtherServer) {
 		m.touch(c)
 	}
 	m.dirty = true
+}
+
+// clocksJumped doubts every connection and the clock at its other end.
+func (m *model) clocksJumped() {
+	for _, c := range m.clients {
+		if c.link != nil && c.sync != "" {
+			c.sync = "" // unknown, until the speaker says it again
+			m.touch(c)
+		}
+	}
+	m.conns.NudgeAll(supervisor.WhySuspect)
 }
 
 func (m *model) setProblem(key, text string) {

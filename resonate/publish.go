@@ -2,8 +2,8 @@ package resonate
 
 import (
 	"cmp"
-	"log/slog"
 	"slices"
+	"time"
 
 	"resonatebridge/resonate/protocol"
 )
@@ -20,6 +20,8 @@ func (m *model) publish() {
 	m.version++
 	snap := &Snapshot{Version: m.version, Server: m.identity, OtherServers: m.others}
 	for _, g := range m.sortedGroups() {
+		m.cast(g)
+		m.paint(g)
 		if len(g.players()) > 0 || g.kind == NamedGroup {
 			snap.Groups = append(snap.Groups, g.snapshot())
 		}
@@ -35,10 +37,6 @@ func (m *model) publish() {
 		snap.Problems = append(snap.Problems, text)
 	}
 	slices.Sort(snap.Problems)
-	snap.Counters = Counters{
-		Dials: m.counters.dials.Load(), Sessions: m.counters.sessions.Load(), Malformed: m.counters.malformed.Load(),
-		SlowConsumers: m.counters.slow.Load(), Refused: m.counters.refused.Load(),
-	}
 	m.snap.Store(snap)
 	select {
 	case m.changed <- struct{}{}:
@@ -70,42 +68,65 @@ func (m *model) unmetEndpoints() []UnmetEndpoint {
 	return out
 }
 
+// settle is how long a client that has just come is told only what holds already.
+const settle = 100_000 // micros
+
 // inform tells a live client what changed for it.
 func (m *model) inform(c *client) {
 	if c.link == nil {
 		return
 	}
+	m.declare(c)
 	g := c.group
+	var st protocol.ServerState
 	up := protocol.GroupUpdate{PlaybackState: wirePlayback(g.playback), GroupID: g.id, GroupName: g.label()}
 	if up != c.told.group {
-		c.told.group = up
-		m.tell(c, up)
+		c.told.group, st.Group = up, &up
 	}
-	var st protocol.ServerState
-	if c.link.HasRole(protocol.RoleMetadata) && !c.told.metadata {
-		c.told.metadata = true
-		st.Metadata = &protocol.Metadata{Timestamp: m.opts.Clock.Now(), Repeat: protocol.RepeatOff}
+	if c.link.HasRole(protocol.RoleMetadata) {
+		now := m.opts.Clock.Now()
+		first := c.told.metadata == nil
+		if first {
+			// The first one that it gets must hold at once (spec: server/state), and
+			// one that waits to be sent is replaced by the next.
+			c.told.settled = now + settle
+			if g.stage != nil {
+				c.told.settled = max(c.told.settled, g.stage.status.At)
+			}
+			m.after(time.Duration(c.told.settled-now)*time.Microsecond, func() { m.dirty = true })
+		}
+		md := g.metadata(now, now >= c.told.settled)
+		if first || !sameMetadata(*c.told.metadata, md) {
+			c.told.metadata, st.Metadata = &md, &md
+		}
 	}
 	if c.link.HasRole(protocol.RoleController) {
 		if now := m.controllerState(g); c.told.controller == nil || !sameController(*c.told.controller, now) {
 			c.told.controller, st.Controller = &now, &now
 		}
 	}
-	if st.Metadata != nil || st.Controller != nil {
-		m.tell(c, st)
+	if c.link.HasRole(protocol.RoleColor) {
+		now := m.opts.Clock.Now()
+		if colors, of := g.colors(now); !c.told.colored || c.told.tint != of {
+			if !c.told.colored { // the first ones hold at once (spec: server/state)
+				colors.Timestamp = min(colors.Timestamp, now)
+			}
+			c.told.colored, c.told.tint, st.Color = true, of, &colors
+		}
 	}
-}
-
-func (m *model) tell(c *client, msg protocol.ServerMessage) {
-	if err := c.link.Send(msg); err != nil {
-		m.log.Debug("message not sent", slog.String("player", c.rec.PID), slog.Any("err", err))
+	if st != (protocol.ServerState{}) {
+		c.link.Show(st)
+	}
+	if c.link.HasRole(protocol.RoleArtwork) {
+		c.link.ShowArtwork(c.artwork(m.opts.Clock.Now()))
 	}
 }
 
 // controllerState lists what a controller of g may ask for, and nothing that
 // would have no effect.
 func (m *model) controllerState(g *group) protocol.ControllerState {
-	st := protocol.ControllerState{Repeat: protocol.RepeatOff}
+	var st protocol.ControllerState
+	st.Commands, st.Repeat, st.Shuffle, st.SeekMaxMs = g.controls()
 	var ok bool
 	if st.Volume, ok = g.volume(); ok {
 		st.Commands = append(st.Commands, protocol.ControlVolume)
@@ -146,14 +167,18 @@ func (m *model) save() {
 	r := &records{}
 	for _, c := range m.sortedClients() {
 		if c.player {
-			r.Players = append(r.Players, *c.rec)
+			rec := *c.rec
+			if solo := m.groups[soloPrefix+rec.PID]; solo != nil && solo.loaded != nil {
+				rec.Media = solo.loaded
+			}
+			r.Players = append(r.Players, rec)
 		}
 	}
 	for _, g := range m.sortedGroups() {
 		if g.kind == SoloGroup {
 			continue
 		}
-		rec := groupRecord{ID: g.id, Name: g.name, Kind: g.kind, Remembered: slices.Clone(g.remembered), Created: g.created, Members: []string{}}
+		rec := groupRecord{Media: g.loaded, ID: g.id, Name: g.name, Kind: g.kind, Remembered: slices.Clone(g.remembered), Created: g.created, Members: []string{}}
 		for _, c := range g.players() {
 			rec.Members = append(rec.Members, c.rec.PID)
 		}

@@ -3,6 +3,7 @@ package resonate
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -214,6 +215,18 @@ func TestRC7SkippedEnd(t *testing.T) {
 		close(busy)
 		if got := h.edges("kitchen"); got != "up1 down1 up2" {
 			t.Errorf("edges %q, want up1 down1 up2", got)
+		}
+		var gens []uint64
+		for _, e := range h.log.entries() {
+			if e.Player == "kitchen" && (e.Msg == "connected" || e.Msg == "disconnected") {
+				gens = append(gens, e.Gen)
+			}
+			if e.Msg == "disconnected" && !strings.Contains(e.Err, "connection reset") {
+				t.Errorf("the end is told with %q, want its cause", e.Err)
+			}
+		}
+		if len(gens) != 3 || gens[0] != gens[1] || gens[1] >= gens[2] {
+			t.Errorf("generations %v, want the end to have that of its beginning", gens)
 		}
 		h.must(setVolume("kitchen", 8))
 		if got := h.volume("kitchen"); got != 8 {

@@ -12,9 +12,13 @@ import (
 	"time"
 
 	"resonatebridge/discovery"
+	"resonatebridge/resonate/audio"
+	"resonatebridge/resonate/audio/fetch"
 	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/internal/secretfile"
 	"resonatebridge/resonate/internal/session"
 	"resonatebridge/resonate/internal/supervisor"
+	"resonatebridge/resonate/pairing"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
 )
@@ -40,15 +44,35 @@ type Options struct {
 	AvailabilityGrace time.Duration       // a lost player stays available so long; default 15 s
 	MembershipGrace   time.Duration       // and keeps its group so long; default 180 s
 
-	// DialContext opens the connection to a player; default net.Dialer.
+	// DialContext opens the connection to a player; default net.Dialer. If it
+	// panics the attempt fails, as with an error.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Rescan asks discovery for a round now; nil does nothing.
+	// OpenMedia opens what a URL names; default audio.Open.
+	OpenMedia func(ctx context.Context, url string) (audio.Source, error)
+	// FetchPicture returns what is at a URL, at most limit bytes; default
+	// fetch.Client.All. If it panics there is no picture, as with an error.
+	FetchPicture func(ctx context.Context, url string, limit int64) ([]byte, error)
+	// Speak turns text into a URL of speech; nil: there is no such service.
+	Speak         func(ctx context.Context, text string) (url string, err error)
+	Announcements Announcements
+	// Rescan asks discovery for a round now; nil does nothing. It must not wait.
 	Rescan func()
+	// Wall reads the wall clock; default time.Now. Only its jumps against the
+	// monotonic clock are looked at.
+	Wall func() time.Time
+
+	// DialSpread is the time over which the first dials after the start are
+	// spread when more players are known than may be dialled at once, so that a
+	// bridge that comes back does not storm its network; default 2 s, negative
+	// none. A few players are dialled as soon as they are heard.
+	DialSpread time.Duration
 
 	// Limits, lifted in stress tests.
 	DialsInFlight int     // default 32
 	DialRate      float64 // dials started per second on average; default 20
 	DialBurst     int     // default 256
+
+	replaceFile func(path string, data []byte) error // for tests: a disk that is full
 }
 
 // Override is a default for one client, from the configuration.
@@ -84,11 +108,36 @@ func (o Options) withDefaults() Options {
 	if o.MembershipGrace == 0 {
 		o.MembershipGrace = 180 * time.Second
 	}
+	if o.DialSpread == 0 {
+		o.DialSpread = 2 * time.Second
+	}
+	if o.DialsInFlight == 0 {
+		o.DialsInFlight = 32
+	}
+	if o.replaceFile == nil {
+		o.replaceFile = secretfile.Replace
+	}
 	if o.DialContext == nil {
 		o.DialContext = (&net.Dialer{}).DialContext
 	}
+	o.Announcements = o.Announcements.withDefaults()
+	if o.OpenMedia == nil {
+		o.OpenMedia = func(ctx context.Context, url string) (audio.Source, error) {
+			return audio.Open(ctx, url, audio.Options{Log: o.Log})
+		}
+	}
+	if o.FetchPicture == nil {
+		client := fetch.New(fetch.Options{Log: o.Log})
+		o.FetchPicture = func(ctx context.Context, url string, limit int64) ([]byte, error) {
+			data, _, err := client.All(ctx, url, limit)
+			return data, err
+		}
+	}
 	if o.Rescan == nil {
 		o.Rescan = func() {}
+	}
+	if o.Wall == nil {
+		o.Wall = time.Now
 	}
 	return o
 }
@@ -107,16 +156,24 @@ func (o Options) Validate() error {
 // Server keeps connections to players and says what is true. Its methods are
 // safe for concurrent use and never wait for a player.
 type Server struct {
-	opts     Options
-	log      *slog.Logger
-	identity Identity
-	store    *store
-	conns    *supervisor.Map[endpt, *link]
-	waiting  provisional
+	opts      Options
+	log       *slog.Logger
+	identity  Identity
+	key       pairing.Identity // what identity stands for
+	keys      keys
+	store     *store
+	conns     *supervisor.Map[endpt, *link]
+	waiting   provisional
+	strangers strangers
 
 	model    *model // owned by the loop
 	inbox    chan func()
+	answers  []func() // of the loop: given after the next publish, so that Snapshot has what was done
 	statuses mailbox
+	stages   bell           // what plays has something to say
+	engines  sync.WaitGroup // of groups
+	easel    chan struct{}  // holds one while a picture is made
+	writes   sync.WaitGroup // of pairing records
 	snap     atomic.Pointer[Snapshot]
 	changed  chan struct{}
 	closed   chan struct{} // closed when the loop has ended
@@ -124,7 +181,7 @@ type Server struct {
 }
 
 type counters struct {
-	dials, sessions, malformed, slow, refused atomic.Uint64
+	dials, sessions, malformed, slow, refused, prints, encoded, missed atomic.Uint64
 }
 
 const (
@@ -144,17 +201,30 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	st.replace = o.replaceFile
 	id, err := st.identity()
+	if err != nil {
+		return nil, err
+	}
+	book, damaged, err := st.pairings()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		opts: o, log: o.Log, store: st,
-		identity: Identity{ID: id, Name: o.Name},
+		identity: Identity{ID: id.ID(), Name: o.Name},
+		key:      id,
+		keys:     keys{store: st, book: book, writing: make(chan struct{}, 1)},
 		inbox:    make(chan func(), inboxSize),
 		statuses: mailbox{wake: make(chan struct{}, 1)},
+		stages:   make(bell, 1),
+		easel:    make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
 		closed:   make(chan struct{}),
+	}
+	spread := time.Duration(0)
+	if len(recs.Players) > o.DialsInFlight {
+		spread = o.DialSpread
 	}
 	s.conns = supervisor.New(supervisor.Options[endpt, *link]{
 		Equal:         endpt.Equal,
@@ -165,9 +235,11 @@ func New(o Options) (*Server, error) {
 		DialsInFlight: o.DialsInFlight,
 		DialRate:      o.DialRate,
 		DialBurst:     o.DialBurst,
+		Spread:        spread,
 		Log:           o.Log,
 	})
 	s.model = newModel(s, recs)
+	s.model.setProblem("pairings", damaged)
 	s.publish()
 	return s, nil
 }
@@ -177,6 +249,16 @@ func (s *Server) Identity() Identity { return s.identity }
 
 // Snapshot returns the newest published state. It never blocks.
 func (s *Server) Snapshot() *Snapshot { return s.snap.Load() }
+
+// Counters returns what was counted until now. It never blocks.
+func (s *Server) Counters() Counters {
+	c := &s.counters
+	return Counters{
+		Dials: c.dials.Load(), Sessions: c.sessions.Load(), Malformed: c.malformed.Load(),
+		SlowConsumers: c.slow.Load(), Refused: c.refused.Load(),
+		Encoded: c.encoded.Load(), Missed: c.missed.Load(),
+	}
+}
 
 // Changed is a one-slot wake-up for a single reader: after it fires, Snapshot
 // is newer than before.
@@ -192,16 +274,38 @@ func (s *Server) Run(ctx context.Context) error {
 	s.store.failed = func(err error) { s.SetProblem("data_dir", problemText(err)) }
 	wg.Go(func() { s.store.run(saving) }) // owner: Run; blocks on the disk
 	wg.Go(func() { s.watchSleep(ctx) })   // owner: Run; blocks on its ticker
-	defer s.waiting.wait()                // hijacked sockets end with ctx
-	defer close(s.closed)                 // from here on calls are refused
-	context.AfterFunc(ctx, func() { s.waiting.closeAll() })
+	defer func() {
+		s.writes.Wait() // what post can't deliver any more is dropped
+		if err := s.keys.close(); err != nil {
+			s.log.Error("pairing records not saved", slog.Any("err", err))
+		}
+	}()
+	defer s.waiting.wait() // hijacked sockets end with ctx
+	defer close(s.closed)  // from here on calls are refused
 
 	s.model.start()
 	s.publish()
 	for ctx.Err() == nil {
 		s.step(ctx.Done())
 	}
+	s.waiting.closeAll() // here and not beside the loop: who enters later would outlive Run
+	s.hush()
 	return s.stop()
+}
+
+// hush ends what plays while the loop goes on, since engines answer over it.
+func (s *Server) hush() {
+	over := make(chan struct{})
+	s.model.hush()
+	go func() { s.engines.Wait(); close(over) }() // owner: hush; awaited below
+	for {
+		select {
+		case <-over:
+			return
+		default:
+			s.step(over)
+		}
+	}
 }
 
 // stop closes the connections while the loop goes on, so that every end is
@@ -235,6 +339,8 @@ func (s *Server) step(done <-chan struct{}) {
 		f()
 	case <-s.statuses.wake:
 		s.takeStatuses()
+	case <-s.stages:
+		s.model.onStages()
 	case <-done:
 		return
 	}
@@ -246,11 +352,18 @@ func (s *Server) step(done <-chan struct{}) {
 		case <-s.statuses.wake:
 			s.takeStatuses()
 			continue
+		case <-s.stages:
+			s.model.onStages()
+			continue
 		default:
 		}
 		break
 	}
 	s.publish()
+	for _, answer := range s.answers {
+		answer()
+	}
+	s.answers = s.answers[:0]
 }
 
 func (s *Server) takeStatuses() {
@@ -289,8 +402,9 @@ func (s *Server) SetProblem(key, text string) {
 	s.post(nil, func() { s.model.setProblem(key, text) })
 }
 
-// Do carries out a command. The error is a *CommandError; CodeTimeout when ctx
-// ended first. A command for a player that is just reconnecting waits for it.
+// Do carries out a command; what it changed at once is in Snapshot when it
+// returns. The error is a *CommandError; CodeTimeout when ctx ended first. A
+// command for a player that is just reconnecting waits for it.
 func (s *Server) Do(ctx context.Context, c Command) (Result, error) {
 	type answer struct {
 		r   Result
@@ -298,7 +412,9 @@ func (s *Server) Do(ctx context.Context, c Command) (Result, error) {
 	}
 	reply := make(chan answer, 1)
 	accepted := s.post(ctx.Done(), func() {
-		s.model.do(c, func(r Result, err *CommandError) { reply <- answer{r, err} })
+		s.model.do(c, func(r Result, err *CommandError) {
+			s.answers = append(s.answers, func() { reply <- answer{r, err} })
+		})
 	})
 	if !accepted {
 		if ctx.Err() != nil {
@@ -319,26 +435,28 @@ func (s *Server) Do(ctx context.Context, c Command) (Result, error) {
 	}
 }
 
-// watchSleep notices that the machine slept or its clock jumped: then every
-// connection is probed, since the peers may have given up (races: B23).
+// watchSleep notices that the machine slept or its clock was set: the monotonic
+// clock then stood still, or the wall clock jumped. Which of them it was can't be
+// told, so every connection is probed, since the peers may have given up, and
+// what they said about their clocks is not believed any more (races: B23).
+// Nothing else depends on the wall clock.
 func (s *Server) watchSleep(ctx context.Context) {
 	const every, gap = 5 * time.Second, 10 * time.Second
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	last := time.Now()
+	wall, mono := s.opts.Wall().Round(0), time.Now()
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		now := time.Now()
-		wall, mono := now.Round(0).Sub(last.Round(0)), now.Sub(last)
-		if d := wall - mono; d > gap || d < -gap {
+		nowWall, nowMono := s.opts.Wall().Round(0), time.Now()
+		if d := nowWall.Sub(wall) - nowMono.Sub(mono); d > gap || d < -gap {
 			s.log.Info("wall clock and monotonic clock disagree, probing every connection", slog.Duration("by", d))
-			s.conns.NudgeAll(supervisor.WhySuspect)
+			s.post(ctx.Done(), s.model.clocksJumped)
 		}
-		last = now
+		wall, mono = nowWall, nowMono
 	}
 }
 
@@ -350,10 +468,19 @@ func (s *Server) dialectOf(clientID string) dialect.Name {
 // refuse turns clients away that must not be served in plaintext or at all.
 // Whom we dialled we wanted; whether that still holds is asked when it is up.
 func (s *Server) refuse(h protocol.ClientHello, dialled bool) *dialect.RefusedError {
-	if s.opts.RefusePlaintext {
-		return &dialect.RefusedError{
-			Code: 1008, Text: "encryption required",
-			Detail: fmt.Sprintf("client %q speaks plaintext, which server.plaintext forbids", h.ClientID),
+	if h.Trust == nil { // plaintext
+		if _, paired := s.keys.get(h.ClientID); paired {
+			s.post(nil, func() { s.model.onDowngrade(h.ClientID) })
+			return &dialect.RefusedError{
+				Code: 1008, Text: "encryption required",
+				Detail: "this speaker was paired and now speaks unencrypted: forget it, or update it",
+			}
+		}
+		if s.opts.RefusePlaintext {
+			return &dialect.RefusedError{
+				Code: 1008, Text: "encryption required",
+				Detail: fmt.Sprintf("client %q speaks plaintext, which server.plaintext forbids", h.ClientID),
+			}
 		}
 	}
 	if custody := s.custodyOf(h); !dialled && !managed(custody) {
@@ -380,6 +507,16 @@ func (s *Server) custodyOf(h protocol.ClientHello) Custody {
 		return o.Custody
 	}
 	return s.opts.Custody
+}
+
+// bell is a one-slot wake-up.
+type bell chan struct{}
+
+func (b bell) put() {
+	select {
+	case b <- struct{}{}:
+	default: // it rings already
+	}
 }
 
 // mailbox keeps the newest status of every key until the loop takes them: a

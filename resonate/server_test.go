@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"resonatebridge/discovery"
+	"resonatebridge/resonate/internal/secretfile"
 )
 
 func TestAppears(t *testing.T) {
@@ -39,6 +43,73 @@ func TestAppears(t *testing.T) {
 		if got := s.line(0).last("group/update"); !strings.Contains(got, `"group_name":"kitchen"`) {
 			t.Errorf("the speaker was told group %s, want its own", got)
 		}
+	})
+}
+
+// A speaker at a configured address has nobody to announce its return: it is
+// tried every few minutes after it was switched off, or while it can't be served.
+func TestConfiguredAddressIsTriedAgain(t *testing.T) {
+	const (
+		soonest = 30 * time.Second
+		latest  = 5 * time.Minute
+	)
+	configured := func(h *house, s *speaker) {
+		ep, err := discovery.ParseStatic("ws://" + s.addr)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.Discover(discovery.Event{Kind: discovery.Announced, Endpoint: ep})
+		synctest.Wait()
+	}
+	t.Run("switched off", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := newHouse(t)
+			s := h.speaker("kitchen")
+			configured(h, s)
+			h.want("kitchen", Connected, true)
+			s.line(0).goodbye("shutdown")
+			synctest.Wait()
+			h.want("kitchen", Offline, false)
+			if got := h.player("kitchen").LastError; !strings.Contains(got, "every few minutes") {
+				t.Errorf("last error %q, want that it is tried", got)
+			}
+			pass(soonest - time.Second)
+			if got := h.dialsTo(s.addr); got != 1 {
+				t.Errorf("%d dials within %v, want none after the goodbye", got-1, soonest)
+			}
+			pass(latest - soonest + 2*time.Second)
+			h.want("kitchen", Connected, true)
+		})
+	})
+	t.Run("switched off for a day", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := newHouse(t)
+			s := h.speaker("kitchen")
+			configured(h, s)
+			s.line(0).goodbye("shutdown")
+			s.powerOff()
+			pass(24 * time.Hour)
+			h.want("kitchen", Offline, false)
+			s.powerOn()
+			pass(latest + time.Second)
+			h.want("kitchen", Connected, true)
+		})
+	})
+	t.Run("refused until its firmware is another", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := newHouse(t)
+			s := h.speaker("kitchen")
+			good := s.hello
+			s.set(func() { s.hello = strings.ReplaceAll(good, "player@v1\"]", "artwork@v1\"]") })
+			configured(h, s)
+			pass(time.Hour)
+			if got := h.dialsTo(s.addr); got < 12 || got > 121 {
+				t.Errorf("%d dials in an hour, want one every %v to %v", got, soonest, latest)
+			}
+			s.set(func() { s.hello = good })
+			pass(latest + time.Second)
+			h.want("kitchen", Connected, true)
+		})
 	})
 }
 
@@ -778,6 +849,65 @@ func TestStoreSavesWhatIsLeft(t *testing.T) {
 	}
 }
 
+// Who was answered finds what was done: a group that was added can be used.
+func TestAnswerIsNotAheadOfTheSnapshot(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHouse(t)
+		before, behind := make(chan struct{}), make(chan struct{})
+		h.post(nil, func() { <-before })
+		found := make(chan bool)
+		go func() {
+			r, err := h.Do(t.Context(), AddGroup{Name: "House"})
+			if err != nil {
+				t.Error(err)
+			}
+			id, _ := r.Data["id"].(string)
+			found <- h.Snapshot().Group(id) != nil
+		}()
+		synctest.Wait()
+		h.post(nil, func() { <-behind }) // comes in one burst with the command
+		close(before)
+		synctest.Wait()
+		select {
+		case ok := <-found:
+			t.Errorf("answered before the snapshot was published, group found: %v", ok)
+			close(behind)
+		default:
+			close(behind)
+			if !<-found {
+				t.Error("answered, and the snapshot has no such group")
+			}
+		}
+	})
+}
+
+// What a crash left of a file that was being written goes at the next start, and
+// nothing else does.
+func TestStartRemovesUnfinishedFiles(t *testing.T) {
+	dir := t.TempDir()
+	keep := []string{"players.json", "players.json.damaged-20260101T000000.000000000", ".players.json", "notes.txt"}
+	for _, name := range append([]string{".players.json-123", ".groups.json-4", ".identity.key-56"}, keep...) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := openStore(dir, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range files {
+		got = append(got, f.Name())
+	}
+	slices.Sort(keep)
+	if !slices.Equal(got, keep) {
+		t.Errorf("got the files %v, want %v", got, keep)
+	}
+}
+
 // A damaged file is set aside and said, never silently replaced.
 func TestDamagedRecords(t *testing.T) {
 	for _, name := range []string{playersFile, groupsFile, identityFile} {
@@ -820,28 +950,142 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
-// Records that can't be written are a problem that is shown, and nothing else.
+// disk is one that can fail.
+type disk struct{ fault atomic.Pointer[error] }
+
+func (d *disk) replace(path string, data []byte) error {
+	if err := d.fault.Load(); err != nil {
+		return &fs.PathError{Op: "write", Path: path, Err: *err}
+	}
+	return secretfile.Replace(path, data)
+}
+
+// breaks makes every write fail with err, nil mends it.
+func (d *disk) breaks(err error) {
+	if err == nil {
+		d.fault.Store(nil)
+		return
+	}
+	d.fault.Store(&err)
+}
+
+// Records that can't be written are a problem that is shown, and nothing else:
+// speakers are served, and what was chosen meanwhile is saved when the disk takes
+// it again.
 func TestRecordsCantBeWritten(t *testing.T) {
+	d := new(disk)
+	fails := func(err error) func(string) error { return func(string) error { d.breaks(err); return nil } }
+	for _, tc := range []struct {
+		fault error
+		begin func(dir string) error
+		end   func(dir string) error
+	}{
+		{syscall.ENOSPC, fails(syscall.ENOSPC), fails(nil)},
+		{syscall.EROFS, fails(syscall.EROFS), fails(nil)},
+		{syscall.ENOENT, os.RemoveAll, func(dir string) error { return os.Mkdir(dir, 0o700) }},
+	} {
+		t.Run(tc.fault.Error(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "data")
+				h := newHouse(t, func(o *Options) { o.DataDir, o.replaceFile = dir, d.replace })
+				h.online("kitchen")
+				pass(time.Minute)
+				if err := tc.begin(dir); err != nil {
+					t.Fatal(err)
+				}
+				for n := range 60 {
+					h.must(SetPlayer{PID: "kitchen", MaxVolume: ptr(n + 1)})
+					pass(time.Second)
+				}
+				if got := h.Snapshot().Problems; len(got) != 1 || !strings.Contains(got[0], "can't be saved") || !strings.Contains(got[0], tc.fault.Error()) {
+					t.Errorf("problems %q, want one about saving", got)
+				}
+				h.online("bath")
+				h.want("kitchen", Connected, true)
+				if err := tc.end(dir); err != nil {
+					t.Fatal(err)
+				}
+				pass(11 * time.Second)
+				if got := h.Snapshot().Problems; len(got) != 0 {
+					t.Errorf("problems %q after it was mended, want none", got)
+				}
+				_, recs, err := openStore(dir, slog.New(slog.DiscardHandler))
+				if err != nil || len(recs.Players) != 2 || recs.Players[1].MaxVolume != 60 {
+					t.Errorf("records %+v, %v; want both players and the newest choice", recs.Players, err)
+				}
+			})
+		})
+	}
+}
+
+// A data directory that can't be written from the start on is said at once. The
+// bridge runs, as the same one as ever.
+func TestReadOnlyDataDir(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "data")
-		h := newHouse(t, func(o *Options) { o.DataDir = dir })
-		if err := os.RemoveAll(dir); err != nil {
-			t.Fatal(err)
-		}
+		dir, d := t.TempDir(), new(disk)
+		data := func(o *Options) { o.DataDir, o.replaceFile = dir, d.replace }
+		h := newHouse(t, data)
+		identity := h.Identity()
 		h.online("kitchen")
-		pass(saveDelay)
-		if got := h.Snapshot().Problems; len(got) != 1 || !strings.Contains(got[0], "can't be saved") {
-			t.Errorf("problems %q, want one about saving", got)
+		h.must(SetPlayer{PID: "kitchen", Name: ptr("Küche")})
+		h.stop()
+		d.breaks(syscall.EROFS)
+		for range 2 {
+			h = newHouse(t, data)
+			pass(saveDelay)
+			if got := h.Snapshot().Problems; len(got) != 1 || !strings.Contains(got[0], "can't be saved") {
+				t.Errorf("problems %q, want one about saving", got)
+			}
+			if got := h.Identity(); got != identity {
+				t.Errorf("identity %v, want %v", got, identity)
+			}
+			h.online("kitchen")
+			if got := h.player("kitchen").Name; got != "Küche" {
+				t.Errorf("name %q, want the one that was chosen", got)
+			}
+			h.stop()
 		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	})
+}
+
+// A server without an identity that can't keep a new one does not start: it would
+// be another one after each start.
+func TestNewIdentityCantBeKept(t *testing.T) {
+	dir, d := t.TempDir(), new(disk)
+	d.breaks(syscall.EROFS)
+	_, err := New(Options{DataDir: dir, replaceFile: d.replace})
+	if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), identityFile) || !strings.Contains(err.Error(), "data_dir") {
+		t.Errorf("got %v, want an error that names the file and what to do", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("files %v, %v; want none", left, err)
+	}
+}
+
+// The same with a directory that really is read-only, and an identity that others
+// may read.
+func TestReadOnlyDataDirOnDisk(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes where nobody may: run the tests as an ordinary user, as CI does")
+	}
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		s, err := New(Options{DataDir: dir})
+		if err != nil {
 			t.Fatal(err)
 		}
-		pass(11 * time.Second)
-		if got := h.Snapshot().Problems; len(got) != 0 {
-			t.Errorf("problems %q after it was mended, want none", got)
+		chmod := func(path string, mode fs.FileMode) {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if _, err := os.Stat(filepath.Join(dir, playersFile)); err != nil {
-			t.Errorf("records after it was mended: %v", err)
+		chmod(filepath.Join(dir, identityFile), 0o644)
+		chmod(dir, 0o500)
+		t.Cleanup(func() { chmod(dir, 0o700) })
+		h := newHouse(t, func(o *Options) { o.DataDir = dir })
+		pass(saveDelay)
+		if got := h.Snapshot().Problems; len(got) != 1 || h.Identity().ID != s.Identity().ID {
+			t.Errorf("identity %v, problems %q; want %v and one", h.Identity(), got, s.Identity())
 		}
 	})
 }
@@ -868,7 +1112,6 @@ func TestDoAlwaysAnswers(t *testing.T) {
 				SetPlayer{PID: "kitchen"},
 				setVolume("kitchen", 9),
 				SetPlayer{PID: "kitchen", Group: &GroupTarget{}},
-				SetPlayer{PID: "kitchen", Identify: true},
 				SetPlayer{PID: "kitchen", DelayMs: ptr(20)},
 				SetPlayer{PID: "kitchen", Reconnect: true},
 			} {
@@ -906,7 +1149,7 @@ func TestDoAlwaysAnswers(t *testing.T) {
 		wg.Go(h.stop)
 		storm(all...)
 		wg.Wait()
-		for range 5 {
+		for range 10 { // more than the inbox would hold
 			storm(0) // after the end, with all the time in the world
 			wg.Wait()
 		}
@@ -1011,6 +1254,26 @@ func TestServeHTTPAfterTheEnd(t *testing.T) {
 			t.Errorf("players %v, want none", got)
 		}
 	})
+}
+
+// Nobody gets in once Run has returned. The guard is that Run itself closes the
+// door; when something beside it did, a handler could come in between and be
+// left over.
+func TestNobodyEntersAfterRun(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 200 {
+		s, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, ok := s.waiting.enter(t.Context(), nil); ok {
+			t.Fatal("a connection was let in after Run")
+		}
+	}
 }
 
 // A Player or Group pointer that is the same in two snapshots did not change,

@@ -2,6 +2,8 @@ package resonate
 
 import (
 	"time"
+
+	"resonatebridge/resonate/protocol"
 )
 
 // Connection says how a player stands, in the words that users see
@@ -65,7 +67,6 @@ type Snapshot struct {
 	Unmet        []UnmetEndpoint // heard of, never handshaken, by Key
 	Problems     []string        // sentences for people; empty when all is well
 	OtherServers []OtherServer   // other servers heard over mDNS, by name
-	Counters     Counters
 }
 
 // Player finds a player by PID; nil if there is none.
@@ -113,14 +114,20 @@ type Player struct {
 	FirstSeen  time.Time // when it became known; kept over restarts
 	Reconnects uint64    // sessions after the first, since the start
 
-	HasVolume, HasMute, HasDelay bool   // which commands it accepts
-	Volume                       *int   // 0 to 100; nil: unknown
-	Mute                         *bool  // nil: unknown
-	DelayMs                      *int   // output delay; nil: unknown
-	MaxVolume                    int    // 1 to 100, enforced at the last hop
-	AnnounceVolume               *int   // 0 to 100; nil: not set
-	SyncState                    string // "synchronized", "error", "external_source"; empty: unknown
-	GroupID                      string // never empty
+	Encrypted   bool                  // the live session is, else the last one was
+	Trust       Trust                 // what protects the connection
+	PairMethods []protocol.PairMethod // what it offers; empty: it can't be paired, or nobody asked it yet
+	Pairing     *Pairing              // the attempt that goes on, else the last one's end; nil: there was none since the start
+
+	HasVolume, HasMute, HasDelay bool             // which commands it accepts
+	Volume                       *int             // 0 to 100; nil: unknown
+	Mute                         *bool            // nil: unknown
+	DelayMs                      *int             // output delay; nil: unknown
+	MaxVolume                    int              // 1 to 100, enforced at the last hop
+	AnnounceVolume               *int             // 0 to 100; nil: not set
+	SyncState                    string           // "synchronized", "error", "external_source"; empty: unknown
+	GroupID                      string           // never empty
+	Stream                       *protocol.Format // what it gets while something plays; nil: nothing
 }
 
 // Group is one group and what it does.
@@ -131,9 +138,12 @@ type Group struct {
 	Members    []string // PIDs in joining order; the first is the anchor
 	Remembered []string // named groups: PIDs that belong to it, present or not, by PID
 	Playback   Playback
-	Volume     int  // mean of the members that have a volume, 0 to 100; 100 if none has
-	HasVolume  bool // at least one connected member has a volume
-	Mute       bool // all members that can be muted are
+	Media      *Media // what it plays; nil while nothing is loaded
+	Announcing bool   // somebody speaks over it
+	MediaError string // why the last item that failed did; empty once another plays
+	Volume     int    // mean of the members that have a volume, 0 to 100; 100 if none has
+	HasVolume  bool   // at least one connected member has a volume
+	Mute       bool   // all members that can be muted are
 	HasMute    bool
 	Online     int       // members that are connected
 	Created    time.Time // kept over restarts, except of solo groups
@@ -157,6 +167,9 @@ type OtherServer struct {
 // Counters are totals since the start.
 type Counters struct {
 	Dials, Sessions, Malformed, SlowConsumers, Refused uint64
+
+	Encoded uint64 // chunks of audio that were encoded: one for each format of a group
+	Missed  uint64 // chunks that a player did not get, because it was too slow
 }
 
 // GoverningGroup returns the group that player p is in; never nil for a

@@ -2,9 +2,7 @@ package resonate
 
 import (
 	"context"
-	"crypto/ecdh"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,55 +10,65 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"resonatebridge/resonate/internal/secretfile"
+	"resonatebridge/resonate/pairing"
 	"resonatebridge/resonate/protocol"
 )
 
 // Files in the data directory (design: 4.4).
 const (
 	identityFile = "identity.key"
+	pairingsFile = "pairings.json"
 	playersFile  = "players.json"
 	groupsFile   = "groups.json"
 )
 
 // playerRecord is what is remembered of a player.
 type playerRecord struct {
-	PID       string    `json:"id"`
-	ClientID  string    `json:"client_id,omitempty"` // empty: advertised, never met
-	Keys      []string  `json:"keys,omitempty"`      // discovery keys that turned out to be this player
-	GivenName string    `json:"given_name,omitempty"`
-	Name      string    `json:"name,omitempty"` // its own
-	Custody   Custody   `json:"custody,omitempty"`
-	MaxVolume int       `json:"max_volume,omitempty"`
-	Announce  *int      `json:"announce_volume,omitempty"`
-	Volume    *int      `json:"volume,omitempty"`
-	Mute      *bool     `json:"mute,omitempty"`
-	DelayMs   *int      `json:"delay_ms,omitempty"`
-	Previous  string    `json:"previous,omitempty"` // group before it was parked alone
-	Parked    bool      `json:"parked,omitempty"`   // only switch or a person brings it back there
-	Dialect   string    `json:"dialect,omitempty"`
-	Roles     []string  `json:"roles,omitempty"`
-	Maker     string    `json:"manufacturer,omitempty"`
-	Model     string    `json:"model,omitempty"`
-	Software  string    `json:"software_version,omitempty"`
-	MAC       string    `json:"mac,omitempty"`
-	LastSeen  time.Time `json:"last_seen,omitzero"`
-	FirstSeen time.Time `json:"first_seen,omitzero"`
+	PID       string       `json:"id"`
+	ClientID  string       `json:"client_id,omitempty"` // empty: advertised, never met
+	Keys      []string     `json:"keys,omitempty"`      // discovery keys that turned out to be this player
+	GivenName string       `json:"given_name,omitempty"`
+	Name      string       `json:"name,omitempty"` // its own
+	Custody   Custody      `json:"custody,omitempty"`
+	MaxVolume int          `json:"max_volume,omitempty"`
+	Announce  *int         `json:"announce_volume,omitempty"`
+	Volume    *int         `json:"volume,omitempty"`
+	Mute      *bool        `json:"mute,omitempty"`
+	DelayMs   *int         `json:"delay_ms,omitempty"`
+	Previous  string       `json:"previous,omitempty"` // group before it was parked alone
+	Parked    bool         `json:"parked,omitempty"`   // only switch or a person brings it back there
+	Dialect   string       `json:"dialect,omitempty"`
+	Roles     []string     `json:"roles,omitempty"`
+	Maker     string       `json:"manufacturer,omitempty"`
+	Model     string       `json:"model,omitempty"`
+	Software  string       `json:"software_version,omitempty"`
+	MAC       string       `json:"mac,omitempty"`
+	Restore   *int         `json:"restore_volume,omitempty"` // what it had before an announcement that is not over
+	Media     *mediaRecord `json:"media,omitempty"`          // what it played last, alone
+	LastSeen  time.Time    `json:"last_seen,omitzero"`
+	FirstSeen time.Time    `json:"first_seen,omitzero"`
 
 	Commands []protocol.PlayerCommandName `json:"commands,omitempty"` // that it accepted in its last session
+
+	Approved bool                  `json:"approved,omitempty"`     // may play unpaired
+	Methods  []protocol.PairMethod `json:"pair_methods,omitempty"` // that it offered in its last session
 }
 
 // groupRecord is what is remembered of a group.
 type groupRecord struct {
-	ID         string    `json:"id"`
-	Name       string    `json:"name"`
-	Kind       GroupKind `json:"kind"`
-	Members    []string  `json:"members"`              // present, in joining order
-	Remembered []string  `json:"remembered,omitempty"` // named groups only
-	Created    time.Time `json:"created"`
+	ID         string       `json:"id"`
+	Name       string       `json:"name"`
+	Kind       GroupKind    `json:"kind"`
+	Members    []string     `json:"members"`              // present, in joining order
+	Remembered []string     `json:"remembered,omitempty"` // named groups only
+	Created    time.Time    `json:"created"`
+	Media      *mediaRecord `json:"media,omitempty"` // what it played last
 }
 
 // records is one consistent version of everything that is remembered.
@@ -82,21 +90,23 @@ type groupsDoc struct {
 // store keeps records in a directory. save may be called from any goroutine;
 // only run writes.
 type store struct {
-	dir    string // "" keeps nothing
-	log    *slog.Logger
-	newest atomic.Pointer[records]
-	wake   chan struct{}
-	failed func(error) // told of each failed or (nil) recovered write
+	dir     string // "" keeps nothing
+	log     *slog.Logger
+	newest  atomic.Pointer[records]
+	wake    chan struct{}
+	failed  func(error)                          // told of each failed or (nil) recovered write
+	replace func(path string, data []byte) error // [secretfile.Replace]
 }
 
 func openStore(dir string, log *slog.Logger) (*store, records, error) {
-	s := &store{dir: dir, log: log, wake: make(chan struct{}, 1), failed: func(error) {}}
+	s := &store{dir: dir, log: log, wake: make(chan struct{}, 1), failed: func(error) {}, replace: secretfile.Replace}
 	if dir == "" {
 		return s, records{}, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, records{}, fmt.Errorf("data directory: %w; create it or set data_dir", err)
 	}
+	s.sweep()
 	var players playersDoc
 	if err := s.read(playersFile, &players); err != nil {
 		return nil, records{}, err
@@ -105,7 +115,75 @@ func openStore(dir string, log *slog.Logger) (*store, records, error) {
 	if err := s.read(groupsFile, &groups); err != nil {
 		return nil, records{}, err
 	}
-	return s, records{Players: players.Players, Groups: groups.Groups}, nil
+	return s, s.usable(records{Players: players.Players, Groups: groups.Groups}), nil
+}
+
+// usable leaves out what no server writes and a person may: a second record of
+// one player, ids that topics can't have, values out of their range.
+func (s *store) usable(r records) records {
+	pids, clients := map[string]bool{}, map[string]bool{}
+	r.Players = slices.DeleteFunc(r.Players, func(p playerRecord) bool {
+		ok := topicSafe.MatchString(p.PID) && !reservedID(p.PID) && !pids[p.PID] && (p.ClientID == "" || !clients[p.ClientID])
+		if !ok {
+			s.log.Warn("a record of a player is not usable and left out: its id is not allowed, or another one has it",
+				slog.String("id", p.PID), slog.String("client_id", p.ClientID))
+			return true
+		}
+		pids[p.PID], clients[p.ClientID] = true, true
+		return false
+	})
+	for i := range r.Players {
+		p := &r.Players[i]
+		for value, top := range map[**int]int{
+			&p.Volume: protocol.VolumeMax, &p.Announce: protocol.VolumeMax, &p.Restore: protocol.VolumeMax, &p.DelayMs: protocol.OutputDelayMaxMs,
+		} {
+			if n := *value; n != nil && (*n < 0 || *n > top) {
+				*value = nil
+			}
+		}
+		if p.MaxVolume < 0 || p.MaxVolume > protocol.VolumeMax {
+			p.MaxVolume = 0
+		}
+		switch p.Custody {
+		case CustodyAuto, CustodyHold, CustodyObserve, CustodyIgnore:
+		default:
+			p.Custody = ""
+		}
+	}
+	groups := map[string]bool{}
+	r.Groups = slices.DeleteFunc(r.Groups, func(g groupRecord) bool {
+		ok := topicSafe.MatchString(g.ID) && !reservedID(g.ID) && !groups[g.ID] &&
+			(g.Kind == NamedGroup && !strings.HasPrefix(g.ID, soloPrefix) || g.Kind == AdHocGroup && strings.HasPrefix(g.ID, adHocPrefix))
+		groups[g.ID] = true
+		return !ok
+	})
+	for i := range r.Groups {
+		g := &r.Groups[i]
+		seen := map[string]bool{}
+		g.Remembered = slices.DeleteFunc(g.Remembered, func(pid string) bool {
+			twice := seen[pid]
+			seen[pid] = true
+			return twice || !pids[pid]
+		})
+	}
+	return r
+}
+
+// sweep removes the files that a crash left unfinished, see writeFile.
+func (s *store) sweep() {
+	files, err := os.ReadDir(s.dir)
+	if err != nil {
+		return // reading the records says what is wrong
+	}
+	for _, f := range files {
+		for _, name := range []string{identityFile, pairingsFile, playersFile, groupsFile} {
+			if strings.HasPrefix(f.Name(), secretfile.Unfinished(name)) {
+				if err := os.Remove(filepath.Join(s.dir, f.Name())); err != nil {
+					s.log.Debug("unfinished file not removed", slog.Any("err", err))
+				}
+			}
+		}
+	}
 }
 
 // read fills doc from a file. A missing file is no error; a damaged one is set
@@ -144,14 +222,14 @@ func (s *store) save(r *records) {
 	}
 }
 
-// saveDelay is how long changes are gathered before they are written.
-const saveDelay = time.Second
+const (
+	saveDelay = time.Second      // while changes are gathered before they are written
+	saveAgain = 10 * time.Second // after a write that failed
+)
 
-// run writes what save leaves until ctx ends, then once more what is left. A
-// failed write is tried again every 10 s.
+// run writes what save leaves until ctx ends, then once more what is left.
 func (s *store) run(ctx context.Context) {
-	const again = 10 * time.Second
-	retry := time.NewTimer(again)
+	retry := time.NewTimer(saveAgain)
 	retry.Stop()
 	defer retry.Stop()
 	for {
@@ -172,8 +250,8 @@ func (s *store) run(ctx context.Context) {
 			err := s.write(r)
 			if err != nil {
 				s.newest.CompareAndSwap(nil, r)
-				retry.Reset(again)
-				s.log.Error("records not saved, will try again", slog.Any("err", err), slog.Duration("retry", again))
+				retry.Reset(saveAgain)
+				s.log.Error("records not saved, will try again", slog.Any("err", err), slog.Duration("retry", saveAgain))
 			}
 			s.failed(err)
 		}
@@ -187,92 +265,69 @@ func (s *store) write(r *records) error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := writeJSON(filepath.Join(s.dir, playersFile), playersDoc{Version: 1, Players: r.Players}); err != nil {
+	if err := s.writeJSON(playersFile, playersDoc{Version: 1, Players: r.Players}); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(s.dir, groupsFile), groupsDoc{Version: 1, Groups: r.Groups})
+	return s.writeJSON(groupsFile, groupsDoc{Version: 1, Groups: r.Groups})
 }
 
-func writeJSON(path string, doc any) error {
+func (s *store) writeJSON(name string, doc any) error {
 	data, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	return writeFile(path, append(data, '\n'))
+	return s.replace(filepath.Join(s.dir, name), append(data, '\n'))
 }
 
-// writeFile replaces path atomically: temporary file, fsync, rename. A crash
-// leaves the old or the new content, never a part.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("save: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("save: %w", err)
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// identity returns the server id that the stored key stands for: the
-// base64url form of an X25519 public key, as the current protocol wants it.
-// The key is made on the first start. A damaged one is set aside and replaced.
-func (s *store) identity() (string, error) {
-	if s.dir == "" {
-		key, err := ecdh.X25519().GenerateKey(rand.Reader)
-		if err != nil {
-			return "", fmt.Errorf("identity: %w", err)
-		}
-		return serverID(key), nil
-	}
+// identity returns the stored key pair, which is made on the first start. A
+// damaged one is set aside and replaced. A new one that can't be saved is an
+// error: a server that is another one after each start is a stranger to every
+// speaker, each time.
+func (s *store) identity() (pairing.Identity, error) {
 	path := filepath.Join(s.dir, identityFile)
+	if s.dir != "" {
+		id, ok, err := s.readIdentity(path)
+		if ok || err != nil {
+			return id, err
+		}
+	}
+	id, err := pairing.NewIdentity(rand.Reader)
+	if err != nil || s.dir == "" {
+		return id, err
+	}
+	private := id.EncodePrivate()
+	defer clear(private)
+	if err := s.replace(path, private); err != nil {
+		return pairing.Identity{}, fmt.Errorf("data directory: the new identity %s can't be kept: %w; make the directory writable or set data_dir", path, err)
+	}
+	return id, nil
+}
+
+// readIdentity reports false if there is no usable key.
+func (s *store) readIdentity(path string) (id pairing.Identity, ok bool, err error) {
 	data, err := os.ReadFile(path)
-	if err == nil {
-		if err := os.Chmod(path, 0o600); err != nil { // it may have been copied
-			return "", fmt.Errorf("identity: %w", err)
-		}
-		key, err := parseIdentity(data)
-		if err == nil {
-			return serverID(key), nil
-		}
-		if err := s.setAside(path, err); err != nil {
-			return "", err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("identity: %w", err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return id, false, nil
+	case err != nil:
+		return id, false, fmt.Errorf("data directory: %w; make it readable for this user or set data_dir", err)
 	}
-	key, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return "", fmt.Errorf("identity: %w", err)
+	defer clear(data)
+	if id, err = pairing.ParseIdentity(data); err != nil {
+		return id, false, s.setAside(path, err)
 	}
-	text := base64.RawURLEncoding.EncodeToString(key.Bytes()) + "\n"
-	if err := writeFile(path, []byte(text)); err != nil {
-		return "", fmt.Errorf("identity: %w", err)
+	if err := protect(path); err != nil {
+		s.log.Warn("others may read the secret identity", slog.String("file", path), slog.Any("err", err))
 	}
-	return serverID(key), nil
+	return id, true, nil
 }
 
-func parseIdentity(data []byte) (*ecdh.PrivateKey, error) {
-	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimSpace(string(data)))
-	if err != nil {
-		return nil, errors.New("not base64url") // never the bytes: this is a secret
+// protect takes a secret from others, who got it with a copy. On a file system
+// that is read-only that is not possible, and no reason not to start.
+func protect(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() == 0o600 {
+		return err
 	}
-	return ecdh.X25519().NewPrivateKey(raw)
-}
-
-func serverID(key *ecdh.PrivateKey) string {
-	return base64.RawURLEncoding.EncodeToString(key.PublicKey().Bytes())
+	return os.Chmod(path, 0o600)
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -116,6 +115,7 @@ func group(t scene.Topics, id string) map[string]any {
 // TestHouse goes through a day in the house. Each step begins where the one
 // before ended.
 func TestHouse(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	for _, step := range []struct {
 		name string
@@ -310,62 +310,6 @@ func (h *house) offAndOn() {
 	h.everybodyIsOnline()
 }
 
-// steady leaves out of retained topics what tells a time or counts.
-func steady(topics map[string]string) map[string]string {
-	out := maps.Clone(topics)
-	maps.DeleteFunc(out, func(topic, _ string) bool {
-		return strings.HasSuffix(topic, "/diag") || topic == "resonate/bridge/info" || topic == "resonate/bridge/devices"
-	})
-	return out
-}
-
-// differences are the topics that are not as in want.
-func differences(want map[string]string, got func(topic string) string) []string {
-	var out []string
-	for topic, payload := range steady(want) {
-		if g := got(topic); g != payload {
-			from := 0 // where they begin to differ, and a little before
-			for from < min(len(g), len(payload)) && g[from] == payload[from] {
-				from++
-			}
-			from = max(0, from-40)
-			out = append(out, fmt.Sprintf("%s: got ...%.120q, want ...%.120q", topic, g[from:], payload[from:]))
-		}
-	}
-	for topic := range want {
-		if got(topic) == "" {
-			out = append(out, fmt.Sprintf("%s: got nothing", topic))
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// settled waits until the broker retains want: the same topics, and the same
-// payloads where they tell no time.
-func (h *house) settled(want map[string]string) {
-	h.Helper()
-	var differ []string
-	defer func() {
-		if h.Failed() {
-			h.Logf("differences:\n%s", strings.Join(differ, "\n"))
-		}
-	}()
-	h.watch.Until("everything is as before", func(t scene.Topics) bool {
-		differ = differences(want, func(topic string) string { return t[topic].Payload })
-		return len(differ) == 0
-	})
-	got := h.broker.Retained()
-	if differ = differences(want, func(topic string) string { return got[topic] }); len(differ) > 0 {
-		h.Error("what is retained differs from what was seen")
-	}
-	for topic := range got {
-		if _, ok := want[topic]; !ok {
-			h.Errorf("%s: got %q retained, want nothing", topic, got[topic])
-		}
-	}
-}
-
 func (h *house) brokerRestarts() {
 	want := h.broker.Retained()
 	h.broker.Stop()
@@ -375,7 +319,7 @@ func (h *house) brokerRestarts() {
 	h.broker.Start()
 	h.watch.Is(topic(s.ID, "volume"), "3")
 	s.Act("knob", func(ctx context.Context) error { return s.SetVolume(ctx, 20+14) })
-	h.settled(want)
+	h.watch.Settles(want)
 
 	h.watch.Send(topic(pid(1), "set/volume"), "44")
 	h.speakers[1].Until("volume 44", func(st client.State) bool { return st.Volume == 44 })
@@ -411,7 +355,7 @@ func (h *house) bridgeRestarts() {
 		s.Act("dial", s.Connect) // instead of waiting for its back-off
 	}
 	h.everybodyIsOnline()
-	h.settled(want)
+	h.watch.Settles(want)
 	// Home Assistant forgets no control of a speaker that is not back yet.
 	for _, m := range h.watch.Since(mark) {
 		if strings.HasPrefix(m, "homeassistant/device/resonate_speaker-") && !strings.Contains(m, `"volume":{"platform":"number"`) {

@@ -8,9 +8,15 @@ const (
 	// Synchronization; time-filter: Recommended Usage).
 	burstSize     = 8
 	burstInterval = 10 * time.Second
-	// settleInterval takes its place until the filter has two samples: drift
-	// and Converged need the second one, and users wait for it.
-	settleInterval = 1500 * time.Millisecond
+	// settleInterval takes its place while the filter settles: drift and
+	// Converged need the second sample, and users wait for it; on a link with
+	// jitter the drift that the first few suggest is off by so much that sound
+	// leaves its millisecond for the next minutes. A filter has settled with
+	// settleLeast samples and an error of settledError, or with settleMost.
+	settleInterval = time.Second
+	settleLeast    = 5
+	settleMost     = 30
+	settledError   = 150 * time.Microsecond
 	// probeTimeout is the time after which a probe is given up.
 	probeTimeout = 2 * time.Second
 )
@@ -42,7 +48,8 @@ const (
 //
 // Like its filter it serves one session: a new session makes a new one.
 type Burst struct {
-	filter *Filter
+	filter  *Filter
+	settled bool
 
 	start Micros // of the burst that runs or ran last
 	next  Micros // when the next one starts; 0, at once, before the first
@@ -107,8 +114,11 @@ func (b *Burst) end() {
 		b.filter.Update(b.best.Offset(), b.best.MaxError(), b.best.ClientReceived)
 	}
 	b.found = false
+	if m := b.filter.Model(); m != nil {
+		b.settled = b.settled || m.Samples() >= settleMost || m.Samples() >= settleLeast && m.Error() <= settledError
+	}
 	b.next = b.start + micros(settleInterval)
-	if m := b.filter.Model(); m != nil && m.Samples() >= 2 {
+	if b.settled {
 		b.next = b.start + micros(burstInterval)
 	}
 }

@@ -20,6 +20,12 @@ func TestBurst(t *testing.T) {
 		}
 		return out
 	}
+	thirty := func(burst func(i int) []time.Duration) (out []time.Duration) {
+		for i := range 30 {
+			out = append(out, burst(i)...)
+		}
+		return out
+	}
 	for _, tc := range []struct {
 		name string
 		// delay is the time that the reply to probe n takes, or lost.
@@ -30,13 +36,21 @@ func TestBurst(t *testing.T) {
 		err   time.Duration   // of the last model
 	}{
 		{
-			name:  "first at once, second soon, then every ten seconds",
-			delay: func(int) time.Duration { return 10 * ms },
+			name:  "first at once, four soon, then every ten seconds",
+			delay: func(int) time.Duration { return 400 * us },
 			until: 25 * time.Second,
-			sent: slices.Concat(eight(0, 10*ms), eight(1500*ms, 10*ms),
-				eight(11500*ms, 10*ms), eight(21500*ms, 10*ms)),
-			fed: []time.Duration{80 * ms, 1580 * ms, 11580 * ms, 21580 * ms},
-			err: 2278 * us, // the end of a line through four samples of 2.5 ms each
+			sent:  slices.Concat(eight(0, 400*us), eight(1000*ms, 400*us), eight(2000*ms, 400*us), eight(3000*ms, 400*us), eight(4000*ms, 400*us), eight(14000*ms, 400*us), eight(24000*ms, 400*us)),
+			fed:   []time.Duration{3200 * us, 1003200 * us, 2003200 * us, 3003200 * us, 4003200 * us, 14003200 * us, 24003200 * us},
+			err:   88 * us, // the end of a line through seven samples of 100 µs each
+		},
+		{
+			name:  "thirty soon where the network is bad",
+			delay: func(int) time.Duration { return 40 * ms },
+			until: 50 * time.Second,
+			sent:  slices.Concat(thirty(func(i int) []time.Duration { return eight(time.Duration(i)*time.Second, 40*ms) }), eight(39*time.Second, 40*ms), eight(49*time.Second, 40*ms)),
+			fed: append(thirty(func(i int) []time.Duration { return []time.Duration{time.Duration(i)*time.Second + 320*ms} }),
+				39320*ms, 49320*ms),
+			err: 5610 * us, // ten seconds after thirty in thirty seconds, of 10 ms each
 		},
 		{
 			name: "the best of eight is fed",
@@ -46,7 +60,7 @@ func TestBurst(t *testing.T) {
 				}
 				return 10 * ms
 			},
-			until: time.Second,
+			until: 999 * ms,
 			sent:  append(eight(0, 10*ms)[:6], 52*ms, 62*ms),
 			fed:   []time.Duration{72 * ms},
 			err:   500 * us,

@@ -10,7 +10,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // vectors are runs of the published reference; the first line of each file says
 // what the run is about and which commit made it, the second names the columns.

@@ -22,11 +22,17 @@ func main() {
 
 // run lives apart from main so that its deferred calls happen before the exit.
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// Once the first signal has cancelled ctx, the default action is back: a
-	// second signal ends the process at once.
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // ends with the first signal, or with the process
+		<-signals
+		// Before anybody can see that the first one was heard, the default action
+		// is back: a second signal ends the process at once.
+		signal.Stop(signals)
+		cancel()
+	}()
 
 	return app.Main(ctx, os.Args[1:], app.Process{
 		Env:     os.Environ(),

@@ -271,6 +271,9 @@ func (c *checker) platform(at, platform string, component object) {
 		if high, ok := component["max"].(float64); ok && high > maxState {
 			c.fail("%s: max %v, want at most %d", at, high, maxState)
 		}
+		if mode := component["mode"]; mode != nil && mode != "text" && mode != "password" {
+			c.fail("%s: mode %v is neither text nor password", at, mode)
+		}
 	case "event":
 		types, _ := component["event_types"].([]any)
 		if text(component, "state_topic") == "" {
@@ -323,6 +326,7 @@ func (c *checker) availability(at string, o object) {
 		entry, _ := e.(object)
 		c.allowed(at+": availability", entry, keys("topic payload_available payload_not_available value_template"))
 		c.topic(at+": availability", text(entry, "topic"))
+		c.template(at+": availability", "value_template", text(entry, "value_template"))
 	}
 }
 

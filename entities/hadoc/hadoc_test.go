@@ -51,6 +51,8 @@ func TestCheck(t *testing.T) {
 		{"broken template", [2]string{`{{ value_json.volume }}`, `{{ value_json.volume }`}, "is not a template"},
 		{"both availabilities", [2]string{`"qos": 1`, `"qos": 1, "availability_topic": "resonate/x"`}, "exclude each other"},
 		{"two main entities", [2]string{`"components": {`, `"components": {"x": {"platform": "button", "unique_id": "x", "name": null, "command_topic": "resonate/x", "qos": 1}, "y": {"platform": "button", "unique_id": "y", "name": null, "command_topic": "resonate/y", "qos": 1}, `}, "at most one main entity"},
+		{"text of an odd mode", [2]string{`"components": {`, `"components": {"t": {"platform": "text", "unique_id": "t", "name": "T", "command_topic": "resonate/t", "qos": 1, "value_template": "{{ 1 }}", "mode": "secret"}, `}, "neither text nor password"},
+		{"broken template of availability", [2]string{`{"topic": "resonate/bridge/state"}`, `{"topic": "resonate/bridge/state", "value_template": "{{ 'x }}"}`}, "is not a template"},
 		{"removal", [2]string{`"components": {`, `"components": {"x": {"platform": "switch"}, `}, ""},
 		{"not JSON", [2]string{`{"device"`, `"device"`}, "not a JSON object"},
 	} {

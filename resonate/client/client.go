@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"resonatebridge/resonate/internal/contain"
+	"resonatebridge/resonate/internal/dial"
 	"resonatebridge/resonate/internal/dialect"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
@@ -30,6 +32,11 @@ const (
 	// overtake the goodbye.
 	linger = 200 * time.Millisecond
 
+	// driftSignificance is 3, not the reference's 2: with 5 ms of jitter one
+	// update in twenty believed a drift that was not there, and carried the
+	// sound out of its millisecond until the next burst.
+	driftSignificance = 3
+
 	readLimit    = 4 << 20 // bytes per message
 	queueSize    = 64      // messages; a client sends a few per second
 	maxMalformed = 10      // in a row, then the peer speaks something else
@@ -44,6 +51,9 @@ var (
 	ErrSlow = errors.New("the server does not take what is sent")
 	// ErrClosed is the cause of a session that this side ended.
 	ErrClosed = errors.New("closed by this side")
+	// ErrPanic is the cause of a session one of whose callbacks panicked, or
+	// ended its goroutine. Other sessions go on; the stack is in the log.
+	ErrPanic = contain.ErrPanic
 	// ErrSilent is the cause of a session whose server sent nothing, not even
 	// a pong, for 25 s.
 	ErrSilent = errors.New("the server is silent")
@@ -52,21 +62,26 @@ var (
 // Options say who connects and where the messages go.
 type Options struct {
 	Hello   protocol.ClientHello
-	Dialect string // "R1", "R2", "S1" to "S4"; empty: "S4"
+	Dialect string // "R1", "R2", "S1" to "S4"; encrypted "G1", "G2"; empty: "S4"
+	// Sealing is required by an encrypted dialect and ignored by the others.
+	Sealing *Sealing
 
 	// OnMessage gets every message of the server in order, the first is its
 	// protocol.ServerHello; server/time is kept. The session's reader calls
 	// it, one call at a time, so it holds up this session only, for as long as
 	// it takes. It may send, close this session and make others; it must not
 	// wait for this session to be done. After [Session.Close] no call begins.
+	// If it panics the session ends with ErrPanic.
 	OnMessage func(*Session, protocol.ServerMessage)
 	// OnClock, if set, is called after each change of [Session.Model]. The
-	// session's writer calls it: it must return at once.
+	// session's writer calls it: it must return at once. If it panics the
+	// session ends with ErrPanic.
 	OnClock func(*Session)
 
 	Clock *timesync.Clock // nil: a new one
 	Log   *slog.Logger    // nil: silent
-	// NetDial opens the connection of [Dial]; nil: TCP.
+	// NetDial opens the connection of [Dial]; nil: TCP. If it panics the
+	// attempt fails with ErrPanic.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -91,17 +106,26 @@ func (o Options) prepare() (Options, *dialect.ClientWire, error) {
 		o.NetDial = (&net.Dialer{Timeout: dialTimeout / 2}).DialContext
 	}
 	w, err := dialect.NewClient(dialect.Name(o.Dialect))
+	if err == nil && w.Encrypted() {
+		if o.Sealing == nil || o.Sealing.Keys == nil {
+			err = fmt.Errorf("dialect %s needs an identity and keys", o.Dialect)
+		}
+	} else {
+		o.Sealing = nil
+	}
 	return o, w, err
 }
 
 // Session is one connection to a server after the exchange of hellos. All its
 // methods may be called from anywhere, at any time, as often as one likes.
 type Session struct {
-	opts  Options
-	conn  *websocket.Conn
-	hello protocol.ServerHello
-	wire  *dialect.ClientWire
+	opts   Options
+	conn   *websocket.Conn
+	hello  protocol.ServerHello
+	wire   *dialect.ClientWire
+	sealed *sealed // nil: plaintext
 
+	turns    chan turn                   // from read to write
 	out      chan protocol.ClientMessage // never closed; only write receives
 	replies  chan timesync.Sample        // from read to write, which drives the clock's bursts
 	filter   *timesync.Filter            // fed by write alone (RC-6)
@@ -120,13 +144,15 @@ func Dial(ctx context.Context, url string, opts Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := websocket.Dialer{NetDialContext: opts.NetDial, HandshakeTimeout: dialTimeout}
-	conn, resp, err := d.DialContext(ctx, url, nil)
+	d := websocket.Dialer{HandshakeTimeout: dialTimeout, NetDialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		err = contain.Call(opts.Log, func() (err error) { c, err = opts.NetDial(ctx, network, addr); return err })
+		return c, err
+	}}
+	conn, answer, err := dial.WebSocket(ctx, d, url)
+	if answer != "" {
+		err = fmt.Errorf("%s: %w", answer, err)
+	}
 	if err != nil {
-		if resp != nil {
-			_ = resp.Body.Close()
-			return nil, fmt.Errorf("dial %s: %s: %w", url, resp.Status, err)
-		}
 		return nil, fmt.Errorf("dial %s: %w", url, err)
 	}
 	s, err := greet(ctx, conn, wire, opts)
@@ -163,7 +189,16 @@ func greet(ctx context.Context, conn *websocket.Conn, wire *dialect.ClientWire, 
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 
-	hello, err := hellos(conn, wire, opts.Hello)
+	var hello protocol.ServerHello
+	var seal *sealed
+	err := contain.Call(opts.Log, func() (err error) {
+		if opts.Sealing != nil {
+			seal, hello, err = greetSealed(conn, wire, opts)
+		} else {
+			hello, err = hellos(conn, wire, opts.Hello)
+		}
+		return err
+	})
 	// Who gave up while the peer was still answering must not get a live
 	// session (RC-1): stop reports whether ctx was alive until now.
 	if !stop() {
@@ -181,9 +216,11 @@ func greet(ctx context.Context, conn *websocket.Conn, wire *dialect.ClientWire, 
 		conn:     conn,
 		hello:    hello,
 		wire:     wire,
+		sealed:   seal,
+		turns:    make(chan turn),
 		out:      make(chan protocol.ClientMessage, queueSize),
 		replies:  make(chan timesync.Sample, 1),
-		filter:   timesync.NewFilter(timesync.Config{}),
+		filter:   timesync.NewFilter(timesync.Config{DriftSignificance: driftSignificance}),
 		closing:  life.Done(),
 		cause:    func() error { return context.Cause(life) },
 		end:      end,
@@ -196,11 +233,8 @@ func greet(ctx context.Context, conn *websocket.Conn, wire *dialect.ClientWire, 
 
 func hellos(conn *websocket.Conn, wire *dialect.ClientWire, ours protocol.ClientHello) (protocol.ServerHello, error) {
 	conn.SetReadLimit(readLimit)
-	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return protocol.ServerHello{}, err
-	}
 	f := wire.Hello(ours)
-	if err := conn.WriteMessage(kind(f), f.Data); err != nil {
+	if err := writeFrame(conn, kind(f), f.Data, writeTimeout); err != nil {
 		return protocol.ServerHello{}, fmt.Errorf("send client/hello: %w", err)
 	}
 	for range maxEarly {
@@ -217,6 +251,13 @@ func hellos(conn *websocket.Conn, wire *dialect.ClientWire, ours protocol.Client
 		}
 	}
 	return protocol.ServerHello{}, fmt.Errorf("no server/hello among the first %d messages", maxEarly)
+}
+
+func writeFrame(conn *websocket.Conn, kind int, data []byte, limit time.Duration) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	return conn.WriteMessage(kind, data)
 }
 
 func kind(f dialect.Frame) int {
@@ -296,8 +337,12 @@ func (s *Session) leaving() *leaveError {
 // function, so it happens once and touches nothing but s (RC-2).
 func (s *Session) run() {
 	var wg sync.WaitGroup
-	wg.Go(s.read)
-	wg.Go(s.write)
+	wg.Go(func() {
+		defer close(s.readDone)
+		contain.Run(s.opts.Log, s.read, s.end)
+		s.drain()
+	})
+	wg.Go(func() { contain.Run(s.opts.Log, s.write, s.end) })
 	<-s.closing
 	if s.leaving() != nil {
 		t := time.NewTimer(linger)
@@ -312,9 +357,19 @@ func (s *Session) run() {
 	close(s.done)
 }
 
-// read owns the socket's read side and the calls of OnMessage.
-func (s *Session) read() {
-	defer close(s.readDone)
+// drain reads on while a goodbye is on its way, also if what comes can't be
+// understood any more.
+func (s *Session) drain() {
+	for s.leaving() != nil {
+		if _, _, err := s.conn.NextReader(); err != nil {
+			return
+		}
+	}
+}
+
+// read owns the socket's read side and the calls of OnMessage. It returns why
+// nothing more is read.
+func (s *Session) read() error {
 	alive := func() error { return s.conn.SetReadDeadline(time.Now().Add(silence)) }
 	s.conn.SetPongHandler(func(string) error { return alive() })
 	s.conn.SetPingHandler(func(data string) error {
@@ -322,28 +377,47 @@ func (s *Session) read() {
 		_ = s.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(time.Second))
 		return alive()
 	})
+	if s.sealed != nil {
+		s.tellKeys(s.sealed.out) // the writer changes it at the reader's wish only
+	}
 	s.opts.OnMessage(s, s.hello)
 	malformed := 0
 	for {
 		// Afresh for every message: the time that OnMessage took is not the
 		// peer's silence.
 		if err := alive(); err != nil {
-			s.end(fmt.Errorf("read: %w", err))
-			return
+			return fmt.Errorf("read: %w", err)
 		}
 		k, data, err := s.conn.ReadMessage()
 		if err != nil {
-			s.end(readError(err))
-			return
+			return readError(err)
+		}
+		f := dialect.Frame{Binary: k == websocket.BinaryMessage, Data: data}
+		if s.sealed != nil {
+			var ok bool
+			if f, ok, err = s.unseal(f.Binary, f.Data); err != nil {
+				return fmt.Errorf("read: %w", err)
+			}
+			if !ok {
+				continue
+			}
 		}
 		received := s.opts.Clock.Now()
-		m, err := s.wire.Decode(dialect.Frame{Binary: k == websocket.BinaryMessage, Data: data})
+		m, err := s.wire.Decode(f)
+		if s.sealed != nil {
+			ok, end := s.admit(m, err)
+			if end != nil {
+				return fmt.Errorf("read: %w", end)
+			}
+			if !ok && err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			malformed++
 			s.opts.Log.Warn("malformed message dropped", slog.String("server", s.hello.ServerID), slog.Any("err", err))
 			if malformed == maxMalformed {
-				s.end(fmt.Errorf("read: %d malformed messages in a row, last: %w", malformed, err))
-				return
+				return fmt.Errorf("read: %d malformed messages in a row, last: %w", malformed, err)
 			}
 			continue
 		}
@@ -386,13 +460,16 @@ func readError(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// write owns the socket's write side and the clock's bursts.
-func (s *Session) write() {
+// write owns the socket's write side and the clock's bursts. It returns why
+// nothing more is written.
+func (s *Session) write() error {
 	ping := time.NewTicker(pingEvery)
 	defer ping.Stop()
 	burst := timesync.NewBurst(s.filter)
 	ask := time.NewTimer(0)
 	defer ask.Stop()
+	late := time.NewTimer(activateTimeout)
+	defer late.Stop()
 	model := s.filter.Model()
 	for {
 		if now := s.filter.Model(); now != model { // a burst ends with a reply, or with a probe that timed out
@@ -400,11 +477,24 @@ func (s *Session) write() {
 			s.opts.OnClock(s)
 		}
 		var err error
+		out := s.out
+		if s.silenced() {
+			out = nil
+		}
 		select {
 		case <-s.closing:
 			s.farewell()
-			return
-		case m := <-s.out:
+			return s.cause()
+		case t := <-s.turns:
+			err = t.do()
+			t.done <- err
+			late.Reset(activateTimeout)
+			ask.Reset(0)
+		case <-late.C:
+			if s.silenced() {
+				err = ErrIdle
+			}
+		case m := <-out:
 			err = s.writeMessage(m, writeTimeout)
 		case <-ping.C:
 			err = s.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeTimeout))
@@ -415,8 +505,7 @@ func (s *Session) write() {
 			err = s.ask(burst, ask)
 		}
 		if err != nil {
-			s.end(fmt.Errorf("write: %w", err))
-			return
+			return fmt.Errorf("write: %w", err)
 		}
 	}
 }
@@ -424,24 +513,31 @@ func (s *Session) write() {
 // ask sends a client/time if one is due and sets the timer for the next look.
 // Nothing comes between the stamp and the write.
 func (s *Session) ask(burst *timesync.Burst, again *time.Timer) error {
+	if s.silenced() || s.sealed != nil && s.sealed.paused { // the end of that asks again
+		return nil
+	}
 	now := s.opts.Clock.Now()
 	due, wait := burst.Next(now)
 	again.Reset(wait)
 	if !due {
 		return nil
 	}
-	if err := s.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
+	return s.writeOut(dialect.Frame{Data: s.wire.AppendTime(nil, protocol.ClientTime{ClientTransmitted: now})}, writeTimeout)
+}
+
+// silenced reports whether nothing may be sent before an activation.
+func (s *Session) silenced() bool { return s.sealed != nil && s.sealed.quiet }
+
+func (s *Session) writeOut(f dialect.Frame, limit time.Duration) error {
+	if s.sealed != nil {
+		return s.sealed.write(s.conn, f, limit)
 	}
-	return s.conn.WriteMessage(websocket.TextMessage, s.wire.AppendTime(nil, protocol.ClientTime{ClientTransmitted: now}))
+	return writeFrame(s.conn, kind(f), f.Data, limit)
 }
 
 func (s *Session) writeMessage(m protocol.ClientMessage, limit time.Duration) error {
 	for _, f := range s.wire.Encode(m) {
-		if err := s.conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
-			return err
-		}
-		if err := s.conn.WriteMessage(kind(f), f.Data); err != nil {
+		if err := s.writeOut(f, limit); err != nil {
 			return err
 		}
 	}
@@ -456,7 +552,7 @@ func (s *Session) farewell() {
 	if leave == nil {
 		return
 	}
-	for {
+	for !s.silenced() {
 		select {
 		case m := <-s.out:
 			if s.writeMessage(m, linger) != nil {
@@ -467,7 +563,7 @@ func (s *Session) farewell() {
 		}
 		break
 	}
-	if leave.reason != "" {
+	if leave.reason != "" && (!s.silenced() || s.sealed.first) { // not between two keys
 		if s.writeMessage(protocol.ClientGoodbye{Reason: leave.reason}, linger) != nil {
 			return
 		}

@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/tests/pipe"
 	"resonatebridge/timesync"
 )
 

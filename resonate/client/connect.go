@@ -20,6 +20,7 @@ const maxInbound = 32
 // options are those of the player's sessions while ctx lives.
 func (p *Player) options(ctx context.Context) Options {
 	return Options{
+		Sealing: p.sealing(ctx),
 		Hello:   p.hello,
 		Dialect: p.opts.Dialect,
 		Clock:   p.opts.Clock,
@@ -41,12 +42,40 @@ func (p *Player) options(ctx context.Context) Options {
 					return
 				}
 			}
+			p.report(ctx, s, event{session: s, message: m})
+		},
+	}
+}
+
+// report tells the owner something of s, unless that ends.
+func (p *Player) report(ctx context.Context, s *Session, e event) {
+	select {
+	case p.inbox <- e:
+	case <-s.Closing():
+	case <-ctx.Done():
+	}
+}
+
+// sealing is that of an encrypted dialect, else nil. Who asks for the keys
+// comes after all that the owner was told before.
+func (p *Player) sealing(ctx context.Context) *Sealing {
+	if p.opts.Memory == nil {
+		return nil
+	}
+	return &Sealing{
+		Identity: p.opts.Memory.identity,
+		AESGCM:   p.opts.AESGCM,
+		Keys: func(*Session) Keys {
+			answer := make(chan Keys, 1)
+			p.tell(ctx, event{keys: answer})
 			select {
-			case p.inbox <- event{session: s, message: m}:
-			case <-s.Closing():
+			case keys := <-answer:
+				return keys
 			case <-ctx.Done():
+				return nil
 			}
 		},
+		OnKeys: func(s *Session, ch Channel) { p.report(ctx, s, event{session: s, channel: &ch}) },
 	}
 }
 
@@ -54,6 +83,7 @@ func (p *Player) options(ctx context.Context) Options {
 func (p *Player) keep(ctx context.Context, s *Session) {
 	select {
 	case <-s.Done():
+		p.tell(ctx, event{session: s, gone: true})
 	case <-ctx.Done():
 		s.Close(p.opts.Goodbye)
 		<-s.Done()

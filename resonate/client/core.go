@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"resonatebridge/resonate/pairing"
 	"resonatebridge/resonate/protocol"
 )
 
@@ -17,11 +18,19 @@ type core struct {
 	holder *Session // the server that has the player; nil: none
 	state  State    // Audio and Clock stay empty: readers look them up
 	done   <-chan struct{}
+
+	// Of encrypted dialects.
+	memory *Memory
+	links  map[*Session]*link
+	rounds int       // of pairing, as they were kept
+	turned time.Time // when a knob that was turned is to be kept; zero: none was
 }
 
 // loop is the owner. It waits for nobody but its inputs.
 func (c *core) loop(ctx context.Context) {
 	c.done = ctx.Done()
+	due := time.NewTimer(0)
+	defer due.Stop()
 	c.level()
 	c.show()
 	for {
@@ -31,6 +40,7 @@ func (c *core) loop(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
+			c.keepKnobs()
 			return
 		case a := <-c.p.asks:
 			a.result <- a.do(c)
@@ -39,6 +49,12 @@ func (c *core) loop(ctx context.Context) {
 		case <-lost:
 			c.lost()
 		case <-c.p.poke:
+			c.settle()
+		case <-due.C:
+			c.tick()
+		}
+		if at := c.deadline(); !at.IsZero() {
+			due.Reset(time.Until(at))
 		}
 		c.show()
 	}
@@ -69,11 +85,19 @@ func (c *core) level() {
 // changed makes a changed volume, mute, delay or availability true: for the
 // output and for the server.
 func (c *core) changed() error {
+	c.turn()
 	c.level()
-	if c.holder == nil {
+	if c.holder == nil || !c.reporting() {
 		return nil
 	}
 	return c.holder.Send(c.report())
+}
+
+// reporting reports whether the holder gets what changes; else a complete
+// report will follow.
+func (c *core) reporting() bool {
+	l := c.links[c.holder]
+	return l == nil || l.reported
 }
 
 // report is the complete state. Dialects that send differences leave out what
@@ -82,6 +106,9 @@ func (c *core) report() protocol.ClientState {
 	available, fine := c.state.Available, false
 	r := protocol.ClientState{Available: &available, SyncError: &fine}
 	if c.p.hello.Player == nil {
+		return r
+	}
+	if l := c.links[c.holder]; l != nil && !slices.Contains(l.roles, protocol.RolePlayer) {
 		return r
 	}
 	ms := func(d time.Duration) *int { n := int(d / time.Millisecond); return &n }
@@ -99,6 +126,20 @@ func (c *core) report() protocol.ClientState {
 }
 
 func (c *core) event(e event) {
+	switch l := c.links[e.session]; {
+	case e.keys != nil:
+		e.keys <- c.memory.keys()
+		return
+	case e.channel != nil:
+		c.keyed(e.session, *e.channel)
+		return
+	case e.gone:
+		c.gone(e.session)
+		return
+	case l != nil:
+		c.heard(l, e.message)
+		return
+	}
 	switch e.session {
 	case nil:
 		c.state.DialPaused = e.paused
@@ -119,35 +160,60 @@ func (c *core) event(e event) {
 
 // arrived decides between the holder and a new server and tells the loser.
 func (c *core) arrived(s *Session, hello protocol.ServerHello) {
-	if old := c.holder; old != nil {
-		was := claim{c.state.ServerID, c.state.Reason}
-		now := claim{hello.ServerID, hello.Reason}
-		switch {
-		case !wins(was, now, c.state.LastPlayed):
-			c.state.Rejected++
-			s.Close(protocol.GoodbyeConcurrentAttempt)
-			return
-		case was.serverID == now.serverID:
-			// No goodbye: each reason would tell the server to stay away.
-			old.Close("")
-		default:
-			old.Close(protocol.GoodbyeAnotherServer)
-		}
-		c.detach()
+	now := claim{serverID: hello.ServerID}
+	if hello.Reason == protocol.ReasonPlayback {
+		now.rank = rankPlayback
 	}
-	c.holder = s
-	c.state.Connected = true
-	c.state.Sessions++
-	c.state.ServerID, c.state.ServerName, c.state.Reason = hello.ServerID, hello.Name, hello.Reason
+	if !c.decide(now, s.Close) {
+		return
+	}
+	c.hold(s, hello.ServerID, hello.Name)
+	c.state.Reason = hello.Reason
 	if hello.Reason == protocol.ReasonPlayback {
 		c.state.LastPlayed = hello.ServerID
 	}
-	c.state.DialPaused = false
-	c.p.opts.Log.Info("connected", slog.String("server", hello.ServerID), slog.String("name", hello.Name),
-		slog.String("reason", string(hello.Reason)), slog.String("remote", s.Remote()))
-	if err := s.Send(c.report()); err != nil {
-		c.p.opts.Log.Debug("first report not sent", slog.Any("err", err))
+	c.tell()
+}
+
+// decide takes the player from its holder for a server that claims it, or has
+// that one sent away.
+func (c *core) decide(now claim, reject func(protocol.GoodbyeReason)) bool {
+	if c.holder == nil {
+		return true
 	}
+	was := claim{serverID: c.state.ServerID}
+	if c.state.Reason == protocol.ReasonPlayback {
+		was.rank = rankPlayback
+	}
+	farewell := c.holder.Close
+	if l := c.links[c.holder]; l != nil {
+		was = l.claim
+		was.attempt = l.pairing.InProgress()
+		farewell = func(reason protocol.GoodbyeReason) { c.dismiss(l, reason) }
+	}
+	switch {
+	case !wins(was, now, c.state.LastPlayed):
+		c.state.Rejected++
+		reject(protocol.GoodbyeConcurrentAttempt)
+		return false
+	case was.serverID == now.serverID:
+		// No goodbye: each reason would tell the server to stay away.
+		c.holder.Close("")
+	default:
+		farewell(protocol.GoodbyeAnotherServer)
+	}
+	c.detach()
+	return true
+}
+
+// hold gives the player to a server.
+func (c *core) hold(s *Session, serverID, name string) {
+	c.holder = s
+	c.state.Connected = true
+	c.state.Sessions++
+	c.state.ServerID, c.state.ServerName = serverID, name
+	c.state.DialPaused = false
+	c.p.opts.Log.Info("connected", slog.String("server", serverID), slog.String("name", name), slog.String("remote", s.Remote()))
 }
 
 // lost takes note of the holder's end.
@@ -162,6 +228,8 @@ func (c *core) lost() {
 func (c *core) detach() {
 	c.holder = nil
 	c.state.Connected = false
+	c.state.Paired = false
+	c.state.Pairing = pairing.Status{}
 	c.state.Stream = nil
 	c.state.Metadata = nil
 	c.state.Controller = nil
@@ -226,12 +294,16 @@ func (c *core) command(m protocol.ServerCommand) {
 		c.state.OutputDelay = time.Duration(min(max(m.OutputDelayMs, 0), 5000)) * time.Millisecond
 	}
 	c.state.Commands++
+	c.turn()
 	c.level()
 	c.tell()
 }
 
 // tell reports the state to the holder.
 func (c *core) tell() {
+	if !c.reporting() {
+		return
+	}
 	if err := c.holder.Send(c.report()); err != nil {
 		// The session is ending; the next one begins with a full report.
 		c.p.opts.Log.Debug("report not sent", slog.Any("err", err))
@@ -245,7 +317,9 @@ func (c *core) start(m protocol.StreamStart) {
 	fresh := c.state.Stream == nil
 	stream := *m.Player
 	c.state.Stream = &stream
-	c.state.LastPlayed = c.state.ServerID
+	if c.links[c.holder] == nil { // else its activation said so
+		c.state.LastPlayed = c.state.ServerID
+	}
 	c.play(outputStart{fresh: fresh, model: c.holder.Model})
 	if fresh {
 		c.tell()

@@ -89,7 +89,7 @@ func newOutput(p *Player) *output {
 		model:    func() *timesync.Model { return nil },
 	}
 	if p.opts.Out != nil {
-		o.rec = &recorder{w: p.opts.Out}
+		o.rec = &recorder{w: p.opts.Out, log: p.opts.Log}
 	}
 	return o
 }

@@ -13,7 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"resonatebridge/resonate/internal/contain"
 	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/pairing"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
 )
@@ -24,15 +26,29 @@ var ErrEnded = errors.New("the player has ended")
 // PlayerOptions describe a [Player]. Exactly one of Listen, Listener and
 // Server is set; what else is zero has the default that its comment says.
 type PlayerOptions struct {
-	ClientID string // 1 to 128 bytes; required
+	ClientID string // 1 to 128 bytes; required, except with Memory, which has one
 	Name     string // for people; default ClientID
-	Dialect  string // "R1", "R2", "S1" to "S4"; default "S4"
+	Dialect  string // "R1", "R2", "S1" to "S4"; encrypted "G1", "G2"; default "S4"
+
+	// Memory is required by an encrypted dialect; the others don't want it.
+	Memory *Memory
+	// AESGCM encrypts with AES-GCM instead of ChaCha20-Poly1305.
+	AESGCM bool
+	// Unpaired lets servers play that the player is not paired with, if they
+	// ask a person first.
+	Unpaired bool
+	// Static is the code on the player's label, for pairing after a
+	// [Player.Gesture]; zero: none. Dynamic is how a code of each attempt is
+	// shown, which whoever watches [State.Pairing] has to do; nil: not at all.
+	// At most one is set. G1 has neither.
+	Static  pairing.Code
+	Dynamic *protocol.DynamicCode
 
 	Listen   string       // host:port where servers dial us, e.g. "127.0.0.1:0"
 	Listener net.Listener // the same, already open; Run closes it
 	Server   string       // ws:// URL of the server that we dial
 	// Advertise, if set, runs while the player listens: it should announce the
-	// advert until ctx ends.
+	// advert until ctx ends. An error ends the player, and so does a panic.
 	Advertise func(ctx context.Context, a Advert) error
 
 	Device protocol.DeviceInfo
@@ -42,7 +58,7 @@ type PlayerOptions struct {
 	Formats        []protocol.Format
 	BufferCapacity int                          // bytes; default 1,000,000
 	Commands       []protocol.PlayerCommandName // that it accepts; default all. Empty, not nil: none
-	Volume         *int                         // 0 to 100 at the start; default 100
+	Volume         *int                         // 0 to 100 at the start; default as Memory has it, else 100
 	Muted          bool
 	OutputDelay    time.Duration // 0 to 5 s
 	RequiredLead   time.Duration // 0 to 30 s
@@ -55,7 +71,7 @@ type PlayerOptions struct {
 	LastPlayed string
 	// Out gets what is played as a WAV file, at the places of the time stamps;
 	// nil: nobody listens. Run does not close it. The player stands still while
-	// a Write blocks.
+	// a Write blocks, and records nothing after one that failed or panicked.
 	Out io.Writer
 
 	Clock   *timesync.Clock // nil: a new one
@@ -80,10 +96,12 @@ type State struct {
 	ServerID   string // of the live session, else of the last one
 	ServerName string
 	Reason     protocol.ConnectionReason
-	Sessions   uint64 // admitted so far
-	Rejected   uint64 // servers turned away so far
-	LastError  string // why the last session or attempt ended; empty: none did
-	LastPlayed string // id of the server that played last
+	Sessions   uint64         // admitted so far
+	Rejected   uint64         // servers turned away so far
+	Paired     bool           // the live session is protected by a pairing
+	Pairing    pairing.Status // of the live session, with the code to show
+	LastError  string         // why the last session or attempt ended; empty: none did
+	LastPlayed string         // id of the server that played last
 
 	Group      protocol.GroupUpdate // zero: not told
 	Metadata   *protocol.Metadata
@@ -139,6 +157,11 @@ type event struct {
 	message protocol.ServerMessage
 	err     error // of an attempt; nil with paused
 	paused  bool  // no attempt until Connect
+
+	// Of encrypted dialects.
+	keys    chan<- Keys // a handshake wants them; one slot
+	channel *Channel    // the session has new keys
+	gone    bool        // the session has ended
 }
 
 // NewPlayer checks the options and starts nothing.
@@ -146,8 +169,19 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 	if o.Dialect == "" {
 		o.Dialect = string(dialect.S4)
 	}
-	if _, err := dialect.NewClient(dialect.Name(o.Dialect)); err != nil {
+	wire, err := dialect.NewClient(dialect.Name(o.Dialect))
+	if err != nil {
 		return nil, fmt.Errorf("player: %w", err)
+	}
+	if wire.Encrypted() != (o.Memory != nil) {
+		return nil, errors.New("player: an encrypted dialect needs Memory, the others don't want it")
+	}
+	if !o.Static.IsZero() && o.Dynamic != nil {
+		return nil, errors.New("player: set at most one of Static and Dynamic")
+	}
+	if o.Memory != nil {
+		o.ClientID, o.LastPlayed = o.Memory.ID(), o.Memory.played
+		o.recall(o.Memory.knobs)
 	}
 	service, _, path := dialect.Name(o.Dialect).Service()
 	ways := 0
@@ -233,6 +267,10 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 	if slices.Contains(o.Roles, protocol.RolePlayer) {
 		p.hello.Player = &protocol.PlayerSupport{Formats: o.Formats, BufferCapacity: o.BufferCapacity, Commands: o.Commands}
 	}
+	if m := o.Memory; m != nil {
+		offers := pairing.Device{PairingKey: m.device.PairingKey, Static: o.Static, Dynamic: o.Dynamic}
+		p.hello.Trust = &protocol.ClientTrust{Methods: *offers.Methods(), Unpaired: o.Unpaired}
+	}
 	p.shown.Store(&shown{
 		state: State{
 			Available:   true,
@@ -244,6 +282,16 @@ func NewPlayer(o PlayerOptions) (*Player, error) {
 		next: make(chan struct{}),
 	})
 	return p, nil
+}
+
+// recall takes the knobs as they were left, unless the options turn them.
+func (o *PlayerOptions) recall(k knobs) {
+	if o.Volume == nil && !o.Muted {
+		o.Volume, o.Muted = k.Volume, k.Muted
+	}
+	if o.OutputDelay == 0 {
+		o.OutputDelay = time.Duration(k.DelayMs) * time.Millisecond
+	}
 }
 
 // Run connects, plays and obeys until ctx ends, then says goodbye and returns
@@ -278,7 +326,11 @@ func (p *Player) Run(ctx context.Context) error {
 			errs[0] = fmt.Errorf("player: recording: %w", err)
 		}
 	})
-	core := &core{p: p, out: out, state: p.shown.Load().state}
+	core := &core{p: p, out: out, state: p.shown.Load().state, links: map[*Session]*link{}}
+	if m := p.opts.Memory; m != nil {
+		m.device.Static, m.device.Dynamic = p.opts.Static, p.opts.Dynamic
+		core.memory, core.rounds = m, m.device.Rounds
+	}
 	if ln != nil {
 		core.state.URL = fmt.Sprintf("ws://%s%s", ln.Addr(), p.path)
 		wg.Go(func() { fail(1, p.serve(ctx, ln)) })
@@ -287,7 +339,9 @@ func (p *Player) Run(ctx context.Context) error {
 			if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 				a.Port = tcp.Port
 			}
-			wg.Go(func() { fail(2, p.opts.Advertise(ctx, a)) })
+			wg.Go(func() {
+				contain.Run(p.opts.Log, func() error { return p.opts.Advertise(ctx, a) }, func(err error) { fail(2, err) })
+			})
 		}
 	} else {
 		wg.Go(func() { p.dial(ctx) })
@@ -418,6 +472,29 @@ func (p *Player) Goodbye(ctx context.Context, reason protocol.GoodbyeReason) err
 			return ErrGone
 		}
 		c.holder.Close(reason)
+		return nil
+	})
+}
+
+// Gesture is a person's deliberate act at the player: it admits attempts to
+// pair by a static code for five minutes, and by dynamic codes after too many
+// wrong ones. Plaintext dialects have no use for it.
+func (p *Player) Gesture(ctx context.Context) error {
+	return p.do(ctx, func(c *core) error {
+		if c.memory != nil {
+			c.memory.device.Gesture(time.Now())
+			c.tick()
+		}
+		return nil
+	})
+}
+
+// CancelPairing ends an attempt to pair as a person at the player wishes.
+func (p *Player) CancelPairing(ctx context.Context) error {
+	return p.do(ctx, func(c *core) error {
+		if l := c.links[c.holder]; l != nil {
+			c.paired(l, l.pairing.Cancel(), nil)
+		}
 		return nil
 	})
 }

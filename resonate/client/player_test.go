@@ -15,9 +15,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/tests/pipe"
 	"resonatebridge/timesync"
+
+	"github.com/gorilla/websocket"
 )
 
 func TestNewPlayerChecksItsOptions(t *testing.T) {
@@ -35,6 +37,8 @@ func TestNewPlayerChecksItsOptions(t *testing.T) {
 		{"loud", PlayerOptions{ClientID: "p", Listen: ":0", Volume: &over}, "Volume"},
 		{"long delay", PlayerOptions{ClientID: "p", Listen: ":0", OutputDelay: time.Minute}, "OutputDelay"},
 		{"unknown dialect", PlayerOptions{ClientID: "p", Listen: ":0", Dialect: "X"}, "dialect"},
+		{"encrypted without a memory", PlayerOptions{ClientID: "p", Listen: ":0", Dialect: "G2"}, "needs Memory"},
+		{"memory in plaintext", PlayerOptions{ClientID: "p", Listen: ":0", Memory: new(Memory)}, "needs Memory"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if _, err := NewPlayer(tc.opts); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -146,22 +150,28 @@ func TestPlayerEndsThoughTheServerHangs(t *testing.T) {
 }
 
 func TestWins(t *testing.T) {
-	play, idle := protocol.ReasonPlayback, protocol.ReasonDiscovery
+	const none, pair, play = rankNone, rankPairing, rankPlayback
 	for _, tc := range []struct {
 		name             string
 		holder, incoming claim
 		lastPlayed       string
 		want             bool
 	}{
-		{"idle against idle", claim{"a", idle}, claim{"b", idle}, "", false},
-		{"playback against idle", claim{"a", idle}, claim{"b", play}, "", true},
-		{"playback against playback", claim{"a", play}, claim{"b", play}, "a", true},
-		{"idle against playback", claim{"a", play}, claim{"b", idle}, "a", false},
-		{"idle against playback, though it played before", claim{"a", play}, claim{"b", idle}, "b", false},
-		{"last player against idle", claim{"a", idle}, claim{"b", idle}, "b", true},
-		{"idle against last player", claim{"a", idle}, claim{"b", idle}, "a", false},
-		{"the same server again", claim{"a", play}, claim{"a", idle}, "a", true},
-		{"no reason counts as idle", claim{"a", idle}, claim{"b", ""}, "", false},
+		{"idle against idle", claim{"a", none, false}, claim{"b", none, false}, "", false},
+		{"playback against idle", claim{"a", none, false}, claim{"b", play, false}, "", true},
+		{"playback against playback", claim{"a", play, false}, claim{"b", play, false}, "a", true},
+		{"idle against playback", claim{"a", play, false}, claim{"b", none, false}, "a", false},
+		{"idle against playback, though it played before", claim{"a", play, false}, claim{"b", none, false}, "b", false},
+		{"last player against idle", claim{"a", none, false}, claim{"b", none, false}, "b", true},
+		{"idle against last player", claim{"a", none, false}, claim{"b", none, false}, "a", false},
+		{"the same server again", claim{"a", play, false}, claim{"a", none, false}, "a", true},
+		{"the same server again while it pairs", claim{"a", pair, true}, claim{"a", none, false}, "a", true},
+		{"pairing against idle", claim{"a", none, false}, claim{"b", pair, false}, "a", true},
+		{"pairing against playback", claim{"a", play, false}, claim{"b", pair, false}, "b", false},
+		{"pairing against pairing", claim{"a", pair, false}, claim{"b", pair, false}, "", true},
+		{"pairing against an attempt", claim{"a", pair, true}, claim{"b", pair, false}, "", false},
+		{"playback against an attempt", claim{"a", pair, true}, claim{"b", play, false}, "b", false},
+		{"idle against an attempt", claim{"a", pair, true}, claim{"b", none, false}, "b", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := wins(tc.holder, tc.incoming, tc.lastPlayed); got != tc.want {
@@ -456,6 +466,34 @@ func TestPlayerPlaysInTime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The format changes in the middle of a stream (races: G9): each chunk is of the
+// format that was in force when it came, whatever waits and whatever comes next.
+// The guards are one queue for all that a session says, and the format that goes
+// with the chunk.
+func TestPlayerChangesFormatInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p, l, _ := listening(t, PlayerOptions{})
+		f := visit(t, l, "srv", "playback")
+		pass(5 * time.Second) // the clock converges
+		t0 := f.clock() + 500_000
+		f.stream()
+		f.chunk(t0, 960, 1)
+		const frames, size = 961, 6 // of 24 bit stereo; no whole number of frames of 16 bit
+		f.send(`{"type":"stream/start","payload":{"player":{"codec":"pcm","sample_rate":48000,"channels":2,"bit_depth":24}}}`)
+		f.writing.Lock()
+		err := f.conn.WriteMessage(websocket.BinaryMessage,
+			append(binary.BigEndian.AppendUint64([]byte{4}, uint64(t0+20_000)), make([]byte, frames*size)...))
+		f.writing.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(3 * time.Second)
+		if got, want := p.Snapshot().Audio, (AudioCounts{Received: 2, Bytes: 960*4 + frames*size, Played: 2}); got != want {
+			t.Errorf("counts: got %+v, want %+v", got, want)
+		}
+	})
 }
 
 // The output delay makes the player early by as much.

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 
+	"resonatebridge/resonate/internal/contain"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
 )
@@ -27,6 +29,7 @@ const (
 // take for "until the end".
 type recorder struct {
 	w        io.Writer
+	log      *slog.Logger
 	format   protocol.Format // zero until the first chunk
 	anchored bool            // base is set
 	base     timesync.Micros // server time of frame 0
@@ -88,7 +91,10 @@ func (r *recorder) silence(frames int64) {
 
 func (r *recorder) put(b []byte) {
 	if r.err == nil {
-		_, r.err = r.w.Write(b)
+		r.err = contain.Call(r.log, func() error {
+			_, err := r.w.Write(b)
+			return err
+		})
 	}
 }
 

@@ -30,6 +30,8 @@ type ClientHello struct {
 	Roles    []Role // families that we know, in the client's order
 	Player   *PlayerSupport
 	Artwork  *ArtworkSupport
+	Visual   *VisualizerSupport // encrypted dialects: the buffer only, the rest is in its state
+	Trust    *ClientTrust       // encrypted dialects only
 }
 
 // HasRole reports whether the client offers role r.
@@ -94,6 +96,8 @@ type ClientState struct {
 	Available *bool // false: in use by something that will not yield
 	SyncError *bool // diagnostic of older dialects
 	Player    *PlayerState
+	Artwork   *ArtworkSupport    // encrypted dialects
+	Visual    *VisualizerSupport // encrypted dialects, without the buffer
 }
 
 // PlayerState is the player part of a state report. Nil fields are unchanged.
@@ -183,6 +187,7 @@ const (
 type ServerHello struct {
 	ServerID    string
 	Name        string
+	Languages   []string // BCP 47, most preferred first; encrypted dialects
 	Version     int
 	ActiveRoles []Role
 	Reason      ConnectionReason
@@ -263,6 +268,7 @@ type GroupMember struct{ ClientID, Name string }
 type ServerState struct {
 	Metadata   *Metadata
 	Controller *ControllerState
+	Color      *Colors
 	Group      *GroupUpdate // dialect R1 puts it into one message with the metadata
 }
 
@@ -284,9 +290,14 @@ type GroupListEntry struct {
 	MemberCount   int
 }
 
-// StreamStart opens or reconfigures a player's stream.
+// StreamStart opens or reconfigures the streams of the roles that are not nil.
 type StreamStart struct {
-	Player *StreamPlayer
+	Player     *StreamPlayer
+	Artwork    *StreamArtwork
+	Visualizer *StreamVisualizer
+	// Transmitted is when it is sent, taken as late as can be (spec: Transmit
+	// timestamps). Encrypted dialects.
+	Transmitted timesync.Micros
 }
 
 // StreamPlayer is the audio part of a [StreamStart].
@@ -296,7 +307,10 @@ type StreamPlayer struct {
 }
 
 // StreamClear drops what is buffered of Roles, nil for all; the stream goes on.
-type StreamClear struct{ Roles []Role }
+type StreamClear struct {
+	Roles       []Role
+	Transmitted timesync.Micros // as in [StreamStart]
+}
 
 // StreamEnd ends the streams of Roles, nil for all.
 type StreamEnd struct{ Roles []Role }
@@ -304,6 +318,9 @@ type StreamEnd struct{ Roles []Role }
 // AudioChunk is one binary audio frame.
 type AudioChunk struct {
 	Timestamp timesync.Micros // server time at which the first sample sounds
+	// SendAhead is from transmission to Timestamp in µs, taken as late as can be;
+	// see [SendAhead]. Dialect G2.
+	SendAhead uint32
 	Data      []byte
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"resonatebridge/cmd/bridge/app"
 	"resonatebridge/resonate/client"
+	"resonatebridge/tests/internal/facts"
 	"resonatebridge/tests/internal/scene"
 
 	"github.com/miekg/dns"
@@ -47,9 +48,9 @@ func TestBenchAnnounce(t *testing.T) {
 	for i := range alone {
 		ds = append(ds, measure(t, out, came, 1+i, 1)...)
 	}
-	times("announcement to retained online, 1 speaker", ds, ofMax, 500*time.Millisecond)
+	table.Times("announcement to retained online, 1 speaker", ds, facts.OfMax, 500*time.Millisecond)
 	ds = measure(t, out, came, 1+alone, crowd)
-	times("announcement to retained online, 200 speakers at once", ds, ofMax, 5*time.Second)
+	table.Times("announcement to retained online, 200 speakers at once", ds, facts.OfMax, 5*time.Second)
 }
 
 // seen is a speaker that has become available.

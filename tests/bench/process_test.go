@@ -7,39 +7,13 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"resonatebridge/tests/internal/scene"
 )
-
-// program is the folder of the built bridge; empty: not built.
-var program string
-
-func removeProgram() {
-	if program != "" {
-		_ = os.RemoveAll(program)
-	}
-}
-
-// build builds the bridge once, as it ships.
-func build(t *testing.T) string {
-	t.Helper()
-	if program == "" {
-		dir, err := os.MkdirTemp("", "bench") //nolint:usetesting // more than one test uses it
-		if err != nil {
-			t.Fatal(err)
-		}
-		program = dir
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "bridge"), "resonatebridge/cmd/bridge")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build: %v\n%s", err, out)
-		}
-	}
-	return filepath.Join(program, "bridge")
-}
 
 func listen(t *testing.T) net.Listener {
 	t.Helper()
@@ -71,7 +45,7 @@ func startProcess(t *testing.T, brokerURL, brokerAddr string) *process {
 	p := &process{listen: freeAddr(t)}
 	health := freeAddr(t)
 	var out bytes.Buffer
-	p.cmd = exec.Command(build(t), "run")
+	p.cmd = exec.Command(scene.Program(t), "run")
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Stdout, p.cmd.Stderr = &out, &out
 	p.cmd.Env = []string{

@@ -10,8 +10,6 @@ import (
 
 	"resonatebridge/resonate/client"
 	"resonatebridge/resonate/protocol"
-
-	"github.com/gorilla/websocket"
 )
 
 // patience is how long anything may take before measuring it is given up.
@@ -85,38 +83,6 @@ func (s *speaker) take(session *client.Session, m protocol.ServerMessage) {
 func state(volume int) protocol.ClientState {
 	yes, no := true, false
 	return protocol.ClientState{Available: &yes, SyncError: &no, Player: &protocol.PlayerState{Volume: &volume, Muted: &no}}
-}
-
-// wireHello is a hello of the newest plaintext dialect.
-const wireHello = `{"type":"client/hello","payload":{"client_id":%q,"name":"Room","version":1,` +
-	`"device_info":{"product_name":"One","manufacturer":"Acme"},"supported_roles":["player@v1"],` +
-	`"player@v1_support":{"supported_formats":[{"codec":"pcm","sample_rate":48000,"channels":2,"bit_depth":16}],` +
-	`"buffer_capacity":1000000,"supported_commands":["volume","mute"]}}}`
-
-// wireState is the state that a player reports after it.
-const wireState = `{"type":"client/state","payload":{"state":"synchronized","player":{"volume":50,"muted":false}}}`
-
-// raw connects a client without any of our code behind it, up to its first
-// state report.
-func raw(ctx context.Context, addr, id string) (*websocket.Conn, error) {
-	c, resp, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+addr+"/sendspin", nil)
-	if err != nil {
-		return nil, err
-	}
-	_ = resp.Body.Close()
-	err = c.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, wireHello, id))
-	if err == nil {
-		_ = c.SetReadDeadline(time.Now().Add(patience))
-		_, _, err = c.ReadMessage() // server/hello comes first
-	}
-	if err == nil {
-		err = c.WriteMessage(websocket.TextMessage, []byte(wireState))
-	}
-	if err != nil {
-		_ = c.Close()
-		return nil, err
-	}
-	return c, nil
 }
 
 // serve serves h on a loopback port until the test ends.

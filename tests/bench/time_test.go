@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"resonatebridge/resonate"
+	"resonatebridge/tests/internal/facts"
 	"resonatebridge/tests/internal/scene"
 
 	"github.com/gorilla/websocket"
@@ -48,13 +49,13 @@ func TestBenchTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	times("client/time inside the server, 100 players", inside, ofP99, 200*time.Microsecond)
+	table.Times("client/time inside the server, 100 players", inside, facts.OfP99, 200*time.Microsecond)
 }
 
 // ask asks n times for the time and returns how long each question was inside
 // the server.
 func ask(ctx context.Context, addr, id string, n int, every, after time.Duration) ([]time.Duration, error) {
-	c, err := raw(ctx, addr, id)
+	c, err := scene.WireDial(ctx, addr, id)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ const timeRequest = `{"type":"client/time","payload":{"client_transmitted":12345
 func TestBenchTimeAllocations(t *testing.T) {
 	measures(t)
 	server := startServer(t)
-	c, err := raw(t.Context(), serve(t, server), "speaker")
+	c, err := scene.WireDial(t.Context(), serve(t, server), "speaker")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestBenchTimeAllocations(t *testing.T) {
 		}
 	})
 	const bound = 4
-	value("allocations per client/time, from frame to frame", fmt.Sprintf("%.3g", got), fmt.Sprintf("<= %d", bound), got > bound)
+	table.Value("allocations per client/time, from frame to frame", fmt.Sprintf("%.3g", got), fmt.Sprintf("<= %d", bound), got > bound)
 }
 
 // startServer runs a server without records until the test ends.

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"resonatebridge/tests/internal/facts"
 	"resonatebridge/tests/internal/scene"
 )
 
@@ -83,6 +84,6 @@ func TestBenchVolume(t *testing.T) {
 			}
 		}
 	}
-	times("MQTT volume command to the frame at the speaker, 50 speakers", there, ofP99, 5*time.Millisecond)
-	times("the speaker's answer to the retained state, 50 speakers", back, ofP99, 5*time.Millisecond)
+	table.Times("MQTT volume command to the frame at the speaker, 50 speakers", there, facts.OfP99, 5*time.Millisecond)
+	table.Times("the speaker's answer to the retained state, 50 speakers", back, facts.OfP99, 5*time.Millisecond)
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+	"go.uber.org/goleak"
 )
 
 var interop = flag.Bool("interop", false, "drive the real peers that tests/interop/setup.sh installs")
@@ -44,10 +45,11 @@ func TestMain(m *testing.M) {
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("build: %v\n%s", err, out))
 	}
-	code := m.Run()
-	printTable()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		printTable()
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }
 
 // needs skips loudly when a peer is not installed. With INTEROP=1 a missing
@@ -328,6 +330,13 @@ func (h *house) find(prefix, suffix string) []string {
 		}
 	}
 	return out
+}
+
+// forget drops what was seen: whatever comes now is told anew.
+func (h *house) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.topics)
 }
 
 // is waits until topic holds want and says how long that took.

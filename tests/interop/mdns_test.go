@@ -2,54 +2,22 @@ package interop
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"resonatebridge/tests/internal/scene"
 )
 
-// network is a veth pair: one end here, with a name and address of its own,
-// the other in a namespace where the speakers live. mDNS stays on it.
-type network struct {
-	link string // our end
-	addr string // our address on it
-	ns   string
-}
-
-func newNetwork(t *testing.T) network {
+// newNetwork is a network of its own, where the speakers live.
+func newNetwork(t *testing.T) *scene.Network {
 	t.Helper()
 	needs(t, "ip")
-	if os.Geteuid() != 0 {
-		row("dialled over mDNS", "SKIPPED: network namespaces need root")
-		t.Skip("network namespaces need root")
-	}
-	tag := fmt.Sprintf("%04x", time.Now().UnixNano()&0xffff)
-	n := network{link: "rb" + tag + "a", addr: "10.231.87.1", ns: "rb" + tag}
-	far := "rb" + tag + "b"
-	run := func(argv ...string) error {
-		out, err := exec.Command("ip", argv...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("ip %s: %w: %s", strings.Join(argv, " "), err, out)
-		}
-		return nil
-	}
-	t.Cleanup(func() { _ = run("netns", "del", n.ns) }) // takes the pair along
-	for _, argv := range [][]string{
-		{"netns", "add", n.ns},
-		{"link", "add", n.link, "type", "veth", "peer", "name", far, "netns", n.ns},
-		{"addr", "add", n.addr + "/24", "dev", n.link},
-		{"link", "set", n.link, "up"},
-		{"-n", n.ns, "addr", "add", "10.231.87.2/24", "dev", far},
-		{"-n", n.ns, "link", "set", far, "up"},
-		{"-n", n.ns, "link", "set", "lo", "up"},
-		{"-n", n.ns, "route", "add", "default", "via", n.addr},
-	} {
-		if err := run(argv...); err != nil {
-			row("dialled over mDNS", "SKIPPED: network namespaces do not work here")
-			t.Skipf("network namespaces do not work here: %v", err)
-		}
+	n, err := scene.NewNetwork(t)
+	if err != nil {
+		row("dialled over mDNS", fmt.Sprintf("SKIPPED: %v", err))
+		t.Skip(err)
 	}
 	return n
 }
@@ -65,13 +33,12 @@ func TestFoundByMDNS(t *testing.T) {
 			net := newNetwork(t)
 			m := startMosquitto(t)
 			h := watch(t, m.url())
-			b := startBridge(t, m.url(), net.addr, "RESONATE_DISCOVERY_INTERFACES="+net.link)
+			b := startBridge(t, m.url(), net.Addr, "RESONATE_DISCOVERY_INTERFACES="+net.Link)
 			h.is("resonate/bridge/state", "online", 10*time.Second)
 
 			port := map[string]int{"speaker-a": 8928, "speaker-b": 8930}
 			spawn := func(id, name string) *peer {
-				return startPeer(t, id, "ip", "netns", "exec", net.ns, python, "peers/player.py", "listen",
-					fmt.Sprint(port[id]), id, name, "10.231.87.2")
+				return startPeer(t, id, net.Inside(python, "peers/player.py", "listen", fmt.Sprint(port[id]), id, name, net.Far)...)
 			}
 			a := spawn("speaker-a", "Kitchen")
 			a.heard(0, 15*time.Second, "it listens", func(ev map[string]any) bool { return ev["event"] == "listening" })

@@ -218,9 +218,7 @@ func TestBrokerComesAndGoes(t *testing.T) {
 	} {
 		how.end()
 		a.do("volume", 17) // changes while the broker is away
-		h.mu.Lock()
-		clear(h.topics) // whatever comes now is what the broker was told anew
-		h.mu.Unlock()
+		h.forget()
 		a.do("volume", 23)
 		m.run()
 		began := time.Now()
@@ -235,10 +233,13 @@ func TestBrokerComesAndGoes(t *testing.T) {
 		h.is("resonate/player/speaker-a/volume", "55", 5*time.Second)
 	}
 
+	t.Cleanup(func() { h.client.Disconnect(100) }) // before the broker ends, which was started after it
+
 	// The bridge dies: the broker says so. It comes back: no ghost, no change.
 	b.kill(syscall.SIGKILL)
 	<-b.done
 	h.is("resonate/bridge/state", "offline", 50*time.Second)
+	h.forget()
 	b.run()
 	h.is("resonate/bridge/state", "online", 20*time.Second)
 	h.is("resonate/player/speaker-a/connection", "connected", 20*time.Second)
@@ -253,6 +254,7 @@ func TestBrokerComesAndGoes(t *testing.T) {
 	h.send("resonate/player/speaker-a/set/volume", "12")
 	h.is("resonate/player/speaker-a/volume", "12", 3*time.Second)
 	b.stop()
+	h.forget()
 	b.run()
 	h.is("resonate/player/speaker-a/connection", "connected", 20*time.Second)
 	h.until(5*time.Second, "the stored command is answered with retained_ignored", func(topics map[string]string) bool {

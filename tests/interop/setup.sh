@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Installs the real peers that "make interop" drives, into .interop at the top
-# of the checkout. What can't be installed is reported at the end, loudly, and
-# makes this script fail; the tests then skip that peer and say so.
+# Installs other people's programs into .interop at the top of the checkout: the
+# real peers that "make interop" drives, or, with the argument "original", what
+# "make original" compares us with. What can't be installed is reported at the
+# end, loudly, and makes this script fail; the tests then skip it and say so.
+#
+# SENDSPIN_GO=FOLDER takes sendspin-go from a checkout of it, where the Go module
+# proxy does not have it.
 set -uo pipefail
+what=${1:-peers}
 cd "$(dirname "$0")/../.."
 dir=$PWD/.interop
 mkdir -p "$dir"
@@ -37,30 +42,58 @@ venv() { # venv NAME REQUIREMENT
   echo "installed $2"
 }
 
-need mosquitto mosquitto
-need ip iproute2
-need node nodejs
-need npm npm
+sendspin_go() { # sendspin_go VERSION
+  local dir=$dir/sendspin-go from=${SENDSPIN_GO:-} version=$1
+  if [ -n "$from" ]; then
+    version=$(git -C "$from" describe --tags --always) || return
+  else
+    from=$(cd / && go mod download -json "github.com/Sendspin/sendspin-go@$version" 2>/dev/null | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+    [ -n "$from" ] || return
+  fi
+  rm -rf "$dir" && cp -R "$from" "$dir" && chmod -R u+w "$dir" && echo "$version" >"$dir.version" && echo "installed sendspin-go $version"
+}
 
-if command -v npm >/dev/null; then
-  (cd "$dir" && npm install --silent --no-audit --no-fund --prefix "$dir" @sendspin/sendspin-js@3.2.1 ws@8) \
-    && echo "installed @sendspin/sendspin-js 3.2.1" || missing+=("@sendspin/sendspin-js 3.2.1 (npm)")
+if [ "$what" = peers ]; then
+  need mosquitto mosquitto
+  need ffmpeg ffmpeg
+  need ip iproute2
+  need node nodejs
+  need npm npm
+  need chromium chromium
+  if command -v npm >/dev/null; then
+    (cd "$dir" && npm install --silent --no-audit --no-fund --prefix "$dir" @sendspin/sendspin-js@3.2.1 ws@8) \
+      && echo "installed @sendspin/sendspin-js 3.2.1" || missing+=("@sendspin/sendspin-js 3.2.1 (npm)")
+  fi
+fi
+if [ "$what" = original ]; then
+  need ip iproute2
+  need gcc gcc
+  need pkg-config pkg-config
+  if ! pkg-config --exists opus opusfile && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libopus-dev libopusfile-dev >/dev/null
+  fi
+  pkg-config --exists opus opusfile || missing+=("libopus and libopusfile, which sendspin-go needs (Debian packages libopus-dev, libopusfile-dev)")
+  sendspin_go v1.8.1 || missing+=("sendspin-go v1.8.1 (the Go module proxy does not serve github.com/Sendspin/sendspin-go; SENDSPIN_GO=FOLDER takes a checkout)")
 fi
 if python=$(python313); then
-  venv aiosendspin-6.1.1 aiosendspin==6.1.1 || missing+=("aiosendspin 6.1.1 (PyPI)")
-  venv aiosendspin-2.0.1 aiosendspin==2.0.1 || missing+=("aiosendspin 2.0.1 (PyPI)")
   venv aioresonate-0.13.2 aioresonate==0.13.2 || missing+=("aioresonate 0.13.2 (PyPI)")
-  case $("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') in
-    3.13) venv homeassistant-2025.2.5 homeassistant==2025.2.5 || missing+=("homeassistant 2025.2.5 (PyPI)") ;;
-    *) missing+=("homeassistant 2025.2.5, which needs Python 3.13") ;;
-  esac
+  venv aiosendspin-10.2.1 'aiosendspin[server]==10.2.1' || missing+=("aiosendspin 10.2.1 (PyPI)")
+  if [ "$what" = peers ]; then
+    venv aiosendspin-6.1.1 'aiosendspin[server]==6.1.1' || missing+=("aiosendspin 6.1.1 (PyPI)")
+    venv aiosendspin-9.1.1 'aiosendspin[server]==9.1.1' || missing+=("aiosendspin 9.1.1 (PyPI)")
+    venv aiosendspin-2.0.1 aiosendspin==2.0.1 || missing+=("aiosendspin 2.0.1 (PyPI)")
+    case $("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') in
+      3.13) venv homeassistant-2025.2.5 homeassistant==2025.2.5 || missing+=("homeassistant 2025.2.5 (PyPI)") ;;
+      *) missing+=("homeassistant 2025.2.5, which needs Python 3.13") ;;
+    esac
+  fi
 else
   missing+=("Python 3.12 or newer, for aiosendspin and aioresonate")
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
-  printf '\nNOT INSTALLED, these peers will be skipped:\n' >&2
+  printf '\nNOT INSTALLED, these will be skipped:\n' >&2
   printf '  - %s\n' "${missing[@]}" >&2
   exit 1
 fi
-echo "all real peers are installed in $dir"
+echo "everything is installed in $dir"

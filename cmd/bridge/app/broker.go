@@ -29,6 +29,9 @@ type broker interface {
 	collect(ctx context.Context, filters ...string) ([]mqtt.Message, error)
 	// request publishes payload and returns the first answer that match accepts.
 	request(ctx context.Context, topic string, payload []byte, answers string, match func([]byte) bool) ([]byte, error)
+	// watch hands the messages under filters to each, the retained ones first,
+	// until it returns false.
+	watch(ctx context.Context, filters []string, each func(mqtt.Message) bool) error
 }
 
 // dialledBroker is the broker at mqtt.Options.
@@ -40,6 +43,10 @@ func (b dialledBroker) collect(ctx context.Context, filters ...string) ([]mqtt.M
 
 func (b dialledBroker) request(ctx context.Context, topic string, payload []byte, answers string, match func([]byte) bool) ([]byte, error) {
 	return mqtt.Request(ctx, mqtt.Options(b), mqtt.Message{Topic: topic, Payload: payload}, answers, match)
+}
+
+func (b dialledBroker) watch(ctx context.Context, filters []string, each func(mqtt.Message) bool) error {
+	return mqtt.Watch(ctx, mqtt.Options(b), filters, each)
 }
 
 // remote is a running bridge as its MQTT API shows it.
@@ -57,6 +64,16 @@ func (c *call) remote(ctx context.Context) (*remote, error) {
 		return nil, err
 	}
 	return c.remoteOf(ctx, cfg, sources)
+}
+
+// bridge finds the running bridge and what it knows.
+func (c *call) bridge(ctx context.Context) (*remote, *house, error) {
+	r, err := c.remote(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := r.running(ctx)
+	return r, h, err
 }
 
 func (c *call) remoteOf(ctx context.Context, cfg Config, sources Sources) (*remote, error) {
@@ -95,6 +112,8 @@ type playerEntry struct {
 		Name   string `json:"name"`
 		Option string `json:"option"`
 	} `json:"group"`
+	Trust   string       `json:"trust"`
+	Pairing pairingEntry `json:"pairing"`
 }
 
 // groupEntry is one element of bridge/groups, as far as it is used here.
@@ -295,9 +314,27 @@ type result struct {
 	} `json:"error"`
 }
 
+// bridgeError is what the bridge says is wrong.
+type bridgeError struct{ code, message string }
+
+// Error is the bridge's sentence and its code.
+func (e *bridgeError) Error() string { return fmt.Sprintf("%s (%s)", plain(e.message), plain(e.code)) }
+
 // set sends fields to the set topic of t and waits for the answer. An error of
 // the bridge is its own sentence.
 func (r *remote) set(ctx context.Context, t target, fields map[string]any) (*result, error) {
+	topic := r.base + "/" + t.kind + "/" + t.id
+	return r.ask(ctx, topic+"/set", topic+"/result", fields)
+}
+
+// request asks the bridge for an action.
+func (r *remote) request(ctx context.Context, action string, fields map[string]any) (*result, error) {
+	bridge := r.base + "/bridge/"
+	return r.ask(ctx, bridge+"request/"+action, bridge+"response/"+action, fields)
+}
+
+// ask sends fields to a topic and waits for the answer on another.
+func (r *remote) ask(ctx context.Context, topic, answers string, fields map[string]any) (*result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("no answer within %v", answerTime))
 	defer cancel()
 	transaction := "shell-" + rand.Text()[:12]
@@ -309,10 +346,9 @@ func (r *remote) set(ctx context.Context, t target, fields map[string]any) (*res
 	if err != nil {
 		return nil, err
 	}
-	topic := r.base + "/" + t.kind + "/" + t.id
 	var res result
 	// match runs before request returns, and its last call was for the answer.
-	_, err = r.broker.request(ctx, topic+"/set", payload, topic+"/result", func(answer []byte) bool {
+	_, err = r.broker.request(ctx, topic, payload, answers, func(answer []byte) bool {
 		res = result{}
 		return json.Unmarshal(answer, &res) == nil && res.Transaction == transaction
 	})
@@ -323,7 +359,7 @@ func (r *remote) set(ctx context.Context, t target, fields map[string]any) (*res
 		if res.Error == nil {
 			return nil, fmt.Errorf("the bridge answered %q without a reason", plain(res.Status))
 		}
-		return nil, fmt.Errorf("%s (%s)", plain(res.Error.Message), plain(res.Error.Code))
+		return nil, &bridgeError{res.Error.Code, res.Error.Message}
 	}
 	return &res, nil
 }

@@ -248,7 +248,7 @@ func (d *doctor) bridge() {
 			continue
 		}
 		text := fmt.Sprintf("%s is %s", p.Name, strings.ReplaceAll(p.Connection, "_", " "))
-		if why := p.problem(); why != "" {
+		if why := cmp.Or(p.todo(d.online), p.problem()); why != "" {
 			text += ": " + why
 		}
 		d.say("speaker", warn, "%s", text)

@@ -25,11 +25,7 @@ func setCommand(c command, args int, playersOnly bool, parse func(h *house, args
 			if _, err := parse(nil, c2.args[1:]); err != nil {
 				return err
 			}
-			r, err := c2.remote(ctx)
-			if err != nil {
-				return err
-			}
-			h, err := r.running(ctx)
+			r, h, err := c2.bridge(ctx)
 			if err != nil {
 				return err
 			}
@@ -45,7 +41,9 @@ func setCommand(c command, args int, playersOnly bool, parse func(h *house, args
 			if err != nil {
 				return err
 			}
+			p := c2.progress(plain(t.name))
 			res, err := r.set(ctx, t, fields)
+			p.end()
 			if err != nil {
 				return err
 			}

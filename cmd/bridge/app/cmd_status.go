@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -83,14 +84,20 @@ func (h *house) print(w io.Writer) error {
 
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(h.players) > 0 {
-		fmt.Fprintln(tw, "\nSPEAKER\tID\tCONNECTION\tVOLUME\tMUTE\tGROUP\tPLAYBACK\tPROBLEM")
+		fmt.Fprintln(tw, "\nSPEAKER\tID\tCONNECTION\tTRUST\tVOLUME\tMUTE\tGROUP\tPLAYBACK\tPROBLEM")
 	}
 	for _, p := range h.players {
 		group := ""
 		if p.Group != nil {
 			group = p.Group.Option
 		}
-		row(tw, p.Name, orDash(p.ID), p.Connection, number(p.Volume), onOff(p.Mute), orDash(group), orDash(p.Playback), orDash(p.problem()))
+		row(tw, p.Name, orDash(p.ID), p.Connection, orDash(p.Trust), number(p.Volume), onOff(p.Mute), orDash(group), orDash(p.Playback), orDash(p.problem()))
+	}
+	for i, todo := range h.todo() {
+		if i == 0 {
+			fmt.Fprintln(tw, "\nTO DO")
+		}
+		fmt.Fprintln(tw, plain(todo))
 	}
 	if len(h.named) > 0 {
 		fmt.Fprintln(tw, "\nGROUP\tID\tKIND\tVOLUME\tMUTE\tONLINE\tPLAYBACK\tMEMBERS")
@@ -100,6 +107,47 @@ func (h *house) print(w io.Writer) error {
 			fmt.Sprintf("%d of %d", g.Online, len(g.Members)), orDash(g.Playback), orDash(strings.Join(g.Members, " ")))
 	}
 	return tw.Flush()
+}
+
+// todo is one sentence for each speaker that waits for a person.
+func (h *house) todo() []string {
+	var out []string
+	for _, p := range h.players {
+		if text := p.todo(h); text != "" {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// todo says what the speaker waits for and the one command that helps; "" if it
+// waits for nobody.
+func (p playerEntry) todo(h *house) string {
+	pair := "bridge pair " + h.word(p)
+	switch {
+	case p.ID == "":
+	case p.Pairing.live():
+		return fmt.Sprintf("%s is being paired (%s): %s", p.Name, orDash(p.Pairing.Prompt), pair)
+	case p.Trust == "downgraded":
+		return fmt.Sprintf("%s was paired and speaks unencrypted now; update it, or forget the pairing: %s --forget", p.Name, pair)
+	case p.Trust == "mismatch":
+		return fmt.Sprintf("%s no longer knows this bridge; pair it again: %s", p.Name, pair)
+	case p.Connection == "pairing_required":
+		return fmt.Sprintf("%s wants to be paired: %s", p.Name, pair)
+	case p.Connection == "approval_required" && len(p.Pairing.Methods) == 0:
+		return fmt.Sprintf("%s can't be paired and is not approved: %s --approve", p.Name, pair)
+	case p.Connection == "approval_required":
+		return fmt.Sprintf("%s is neither paired nor approved: %s", p.Name, pair)
+	}
+	return ""
+}
+
+// word names p to a command: by its name, where that is one word and only its.
+func (h *house) word(p playerEntry) string {
+	if t, err := h.find(p.Name, h.playerTargets()); err == nil && t.id == p.ID && regexp.MustCompile(`^[\w.-]+$`).MatchString(p.Name) {
+		return p.Name
+	}
+	return p.ID
 }
 
 func row(w io.Writer, cells ...string) {

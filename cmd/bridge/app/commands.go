@@ -12,6 +12,10 @@ func commands() []command {
 		volumeCommand(),
 		muteCommand(),
 		groupCommand(),
+		playCommand(),
+		announceCommand(),
+		stopCommand(),
+		pairCommand(),
 		healthcheckCommand(),
 		versionCommand(),
 	}

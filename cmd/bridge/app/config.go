@@ -114,7 +114,7 @@ type AudioConfig struct {
 	DuckDB     int      `koanf:"duck_db"`     // how far music is lowered, in dB; 0 to 60
 	DuckRamp   Duration `koanf:"duck_ramp"`   // over 0, at most 10s
 	Chime      string   `koanf:"chime"`       // file or URL; empty: none
-	QuietHours []string `koanf:"quiet_hours"` // local time: "22:00-07:00" no announcements, "22:00-07:00=30" at volume 30 at most
+	QuietHours []string `koanf:"quiet_hours"` // local time: "22:00-07:00=20" announcements at volume 20 at most; without a number 30
 }
 
 // Default is the configuration without any source. It is valid.

@@ -145,10 +145,37 @@ func (d *demo) run(ctx context.Context, r Running, live bool) error {
 			}
 		})
 	}
+	wg.Go(func() { d.play(ctx, r) }) // owner: run; ends with ctx
 	if live {
 		return d.table(ctx, r)
 	}
 	return d.lines(ctx, r)
+}
+
+// play plays something on the first speaker as soon as it is there.
+func (d *demo) play(ctx context.Context, r Running) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, p := range r.Server.Snapshot().Players {
+			if p.Connection != resonate.Connected {
+				continue
+			}
+			_, err := r.Server.Do(ctx, resonate.PlayMedia{
+				Target: resonate.Target{PID: p.PID},
+				Items:  []resonate.MediaItem{{URL: "tone:?frequency=440", Title: "Concert pitch", Artist: "The bridge"}},
+			})
+			if err != nil && ctx.Err() == nil {
+				d.log.Error("the demo can't play", slog.Any("err", err))
+			}
+			return
+		}
+	}
 }
 
 // admit lets only speakers of this demo in: they alone use its service type.
@@ -277,8 +304,9 @@ func randomTag() (string, error) {
 	return hex.EncodeToString(b[:]), nil
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// isTerminal reports whether stream, a reader or writer, is one.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
@@ -299,6 +327,9 @@ func (d *demo) try(snap *resonate.Snapshot, mqttURL string) []string {
 	}
 	if p := snap.Players; len(p) > 1 {
 		out = append(out, fmt.Sprintf("%s%s group %q %q", env, base, p[1].Name, p[0].Name))
+	}
+	if p := snap.Players; len(p) > 0 {
+		out = append(out, fmt.Sprintf("%s%s announce %q 'tone:?frequency=880&seconds=1'", env, base, p[len(p)-1].Name))
 	}
 	return append(out, fmt.Sprintf("mosquitto_sub%s -v -t 'resonate/#'", port))
 }

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -10,9 +12,9 @@ import (
 
 	"resonatebridge/resonate"
 
-	tea "github.com/charmbracelet/bubbletea"
-	"github.com/charmbracelet/lipgloss"
-	"github.com/charmbracelet/lipgloss/table"
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
+	"charm.land/lipgloss/v2/table"
 )
 
 // refresh is how often the display looks at the newest snapshot.
@@ -28,10 +30,15 @@ func (d *demo) lines(ctx context.Context, r Running) error {
 	for {
 		snap := r.Server.Snapshot()
 		for _, p := range snap.Players {
-			if row := strings.Join(playerRow(snap, p), "  "); shown[p.PID] != row {
+			fields := slices.DeleteFunc(playerRow(snap, p), func(s string) bool { return s == "" || s == "-" })
+			if row := strings.Join(fields, "  "); shown[p.PID] != row {
 				shown[p.PID] = row
 				fmt.Fprintln(d.out, row)
 			}
+		}
+		if row := playing(snap); shown[""] != row {
+			shown[""] = row
+			fmt.Fprintln(d.out, row)
 		}
 		if connected(snap) == d.speakers && !said {
 			said = true
@@ -47,6 +54,20 @@ func (d *demo) lines(ctx context.Context, r Running) error {
 			return nil
 		}
 	}
+}
+
+// playing says where something plays, and what.
+func playing(snap *resonate.Snapshot) string {
+	var all []string
+	for _, g := range snap.Groups {
+		if g.Playback == resonate.Playing && g.Media != nil {
+			all = append(all, fmt.Sprintf("%s plays %s", g.Name, cmp.Or(g.Media.Title, g.Media.URL)))
+		}
+	}
+	if len(all) == 0 {
+		return "nothing plays"
+	}
+	return strings.Join(all, ", ")
 }
 
 func connected(snap *resonate.Snapshot) int {
@@ -108,7 +129,7 @@ func (v demoView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tickMsg:
 		v.snap = v.running.Server.Snapshot()
 		return v, tick()
-	case tea.KeyMsg:
+	case tea.KeyPressMsg:
 		switch msg.String() {
 		case "q", "esc", "ctrl+c":
 			return v, tea.Quit
@@ -118,7 +139,7 @@ func (v demoView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 // View draws the screen.
-func (v demoView) View() string {
+func (v demoView) View() tea.View {
 	bold, faint := lipgloss.NewStyle().Bold(true), lipgloss.NewStyle().Faint(true)
 	t := table.New().Border(lipgloss.RoundedBorder()).
 		Headers("Speaker", "Id", "Connection", "Volume", "", "Group", "Dialect", "Way").
@@ -141,7 +162,7 @@ func (v demoView) View() string {
 	fmt.Fprintf(&b, "%s  %s\n", bold.Render("Resonate Bridge demo"),
 		faint.Render(fmt.Sprintf("broker %s · health http://%s/healthz", v.running.MQTT, v.running.HTTP)))
 	b.WriteString(t.Render())
-	b.WriteString("\n\n" + bold.Render("Try, in another terminal") + "\n")
+	b.WriteString("\n" + playing(v.snap) + "\n\n" + bold.Render("Try, in another terminal") + "\n")
 	for _, line := range v.demo.try(v.snap, v.running.MQTT) {
 		b.WriteString("  " + line + "\n")
 	}
@@ -149,7 +170,7 @@ func (v demoView) View() string {
 		b.WriteString(faint.Render(line) + "\n")
 	}
 	b.WriteString(faint.Render("\nq quits") + "\n")
-	return b.String()
+	return tea.NewView(b.String())
 }
 
 // lastLines keeps the last few lines of a log for the screen.

@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"resonatebridge/mqtt"
+	"resonatebridge/resonate"
 )
 
 func listen(t *testing.T, addr string) net.Listener {
@@ -132,5 +135,20 @@ func TestHealthcheckCommand(t *testing.T) {
 				t.Errorf("Run after the end of ctx: got %v, want nil", err)
 			}
 		})
+	}
+}
+
+// Every figure that is described is there, those of sound too.
+func TestMetrics(t *testing.T) {
+	s, err := resonate.New(resonate.Options{Name: "Bridge"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	newMetrics(s, func() mqtt.Status { return mqtt.Status{Drops: 3} }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for _, want := range []string{"resonate_encoded_chunks_total 0", "resonate_missed_chunks_total 0", "resonate_mqtt_dropped_total 3", "resonate_groups 0"} {
+		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
+			t.Errorf("/metrics has no %q", want)
+		}
 	}
 }

@@ -29,6 +29,8 @@ func newMetrics(s *resonate.Server, broker func() mqtt.Status) http.Handler {
 		"malformed_total":         "Messages from players that were dropped as malformed.",
 		"slow_consumers_total":    "Sessions ended because the player did not read.",
 		"refused_total":           "Connections refused before or at their hello.",
+		"encoded_chunks_total":    "Chunks of audio encoded: one for each format of a group.",
+		"missed_chunks_total":     "Chunks of audio that a player was too slow for.",
 		"mqtt_connected":          "1 while the broker is connected.",
 		"mqtt_dropped_total":      "MQTT messages dropped, in either direction.",
 		"mqtt_generation":         "Connections to the broker since the start.",
@@ -76,11 +78,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	put(prometheus.GaugeValue, "groups", float64(groups))
-	put(prometheus.CounterValue, "dials_total", float64(snap.Counters.Dials))
-	put(prometheus.CounterValue, "sessions_total", float64(snap.Counters.Sessions))
-	put(prometheus.CounterValue, "malformed_total", float64(snap.Counters.Malformed))
-	put(prometheus.CounterValue, "slow_consumers_total", float64(snap.Counters.SlowConsumers))
-	put(prometheus.CounterValue, "refused_total", float64(snap.Counters.Refused))
+	counters := m.server.Counters()
+	put(prometheus.CounterValue, "dials_total", float64(counters.Dials))
+	put(prometheus.CounterValue, "sessions_total", float64(counters.Sessions))
+	put(prometheus.CounterValue, "malformed_total", float64(counters.Malformed))
+	put(prometheus.CounterValue, "slow_consumers_total", float64(counters.SlowConsumers))
+	put(prometheus.CounterValue, "refused_total", float64(counters.Refused))
+	put(prometheus.CounterValue, "encoded_chunks_total", float64(counters.Encoded))
+	put(prometheus.CounterValue, "missed_chunks_total", float64(counters.Missed))
 	b := m.broker()
 	connected := 0.0
 	if b.Connected {

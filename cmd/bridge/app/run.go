@@ -2,12 +2,14 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"resonatebridge/entities"
 	"resonatebridge/mqtt"
 	"resonatebridge/resonate"
+	"resonatebridge/resonate/audio"
 
 	"github.com/spf13/pflag"
 )
@@ -73,6 +76,11 @@ type RunOptions struct {
 	Admit func(discovery.Endpoint) bool
 	// Started, unless nil, is told once everything listens.
 	Started func(Running)
+
+	// Listen and DialContext, unless nil, take the place of this machine's TCP,
+	// for players, web and broker. An embedded broker listens by TCP all the same.
+	Listen      func(ctx context.Context, addr string) (net.Listener, error)
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Services are mDNS service types.
@@ -107,14 +115,14 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err != nil {
 		return err
 	}
-	players, err := ListenTCP(ctx, cfg.Server.Listen, o.Sources.IsDefault("server.listen"))
+	players, err := o.listen(ctx, "server.listen", cfg.Server.Listen)
 	if err != nil {
-		return fmt.Errorf("server.listen: %w", err)
+		return err
 	}
 	defer players.Close()
-	web, err := ListenTCP(ctx, cfg.HTTP.Listen, o.Sources.IsDefault("http.listen"))
+	web, err := o.listen(ctx, "http.listen", cfg.HTTP.Listen)
 	if err != nil {
-		return fmt.Errorf("http.listen: %w", err)
+		return err
 	}
 	defer web.Close()
 	for _, l := range []struct {
@@ -126,7 +134,17 @@ func Run(ctx context.Context, o RunOptions) error {
 				slog.String("key", l.key), slog.String("wanted", l.wanted), slog.String("using", l.got.String()))
 		}
 	}
-	server, err := resonate.New(serverOptions(cfg, log, finder.Kick)) // after the ports: a start that fails there changes no file
+	dir, err := openDataDir(cfg.DataDir, time.Now(), log) // after the ports: a start that fails there changes no file
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	opt := o.serverOptions(finder.Kick)
+	if dir.storm() {
+		opt.DialSpread = 4 * time.Second // twice the default
+		log.Warn("the bridge has started three times within a minute, so it dials slowly; see why it ended in the log before this")
+	}
+	server, err := resonate.New(opt)
 	if err != nil {
 		return err
 	}
@@ -181,8 +199,7 @@ func Run(ctx context.Context, o RunOptions) error {
 		}
 	})
 	running.start("ghosts", func(ctx context.Context) error {
-		removeGhostsOnce(ctx, opts, ents, server, client, log)
-		<-ctx.Done()
+		removeGhosts(ctx, opts, ents, server, client, log)
 		return nil
 	})
 	for _, service := range finder.advertised(cfg, server.Identity(), players.Addr()) {
@@ -200,9 +217,26 @@ func Run(ctx context.Context, o RunOptions) error {
 	return errors.Join(failed, running.stop())
 }
 
-func serverOptions(cfg Config, log *slog.Logger, rescan func()) resonate.Options {
-	o := resonate.Options{
-		Name: cfg.Name, DataDir: cfg.DataDir, Log: log, Rescan: rescan, Path: cfg.Server.Path,
+// listen opens the address that is configured under key.
+func (o RunOptions) listen(ctx context.Context, key, addr string) (l net.Listener, err error) {
+	if o.Listen != nil {
+		l, err = o.Listen(ctx, addr)
+	} else {
+		l, err = ListenTCP(ctx, addr, o.Sources.IsDefault(key))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return l, nil
+}
+
+func (o RunOptions) serverOptions(rescan func()) resonate.Options {
+	cfg, log := o.Config, o.Log
+	media := audio.Options{Roots: mediaRoots(cfg), FFmpeg: cfg.Audio.FFmpeg, Log: log}
+	opts := resonate.Options{
+		OpenMedia: func(ctx context.Context, url string) (audio.Source, error) { return audio.Open(ctx, url, media) },
+		Speak:     newSpeech(cfg.HomeAssistant, getenv(o.Env, "SUPERVISOR_TOKEN")), Announcements: announcements(cfg.Audio),
+		Name: cfg.Name, DataDir: cfg.DataDir, Log: log, Rescan: rescan, Path: cfg.Server.Path, DialContext: o.DialContext,
 		RefusePlaintext:   !cfg.Server.Plaintext,
 		Custody:           resonate.Custody(cfg.Players.Custody),
 		MaxVolume:         cfg.Players.MaxVolume,
@@ -211,11 +245,11 @@ func serverOptions(cfg Config, log *slog.Logger, rescan func()) resonate.Options
 		Overrides:         map[string]resonate.Override{},
 	}
 	for id, x := range cfg.Players.Overrides {
-		o.Overrides[id] = resonate.Override{
+		opts.Overrides[id] = resonate.Override{
 			Name: x.Name, Custody: resonate.Custody(x.Custody), MaxVolume: x.MaxVolume, Dialect: x.Dialect,
 		}
 	}
-	return o
+	return opts
 }
 
 // brokerOptions says which broker is used: the configured one, else the one of
@@ -224,16 +258,21 @@ func (o RunOptions) brokerOptions(ctx context.Context, serverID string) mqtt.Opt
 	c := o.Config.MQTT
 	bridge := c.BaseTopic + "/bridge/"
 	sum := sha256.Sum256([]byte(serverID + "\n" + c.BaseTopic))
+	host, _ := os.Hostname() // for people only
 	opts := mqtt.Options{
 		URL: c.URL, Username: c.Username, Password: c.Password.Reveal(),
 		CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Insecure: c.Insecure,
-		// Stable and different for each installation and base topic: two clients
-		// with one id cut each other off for ever.
-		ClientID:      "resonate-" + hex.EncodeToString(sum[:4]),
+		// The first part is of the installation and base topic, the second of this
+		// start: two clients with one id cut each other off for ever, and a copied
+		// data directory makes them alike.
+		ClientID:      "resonate-" + hex.EncodeToString(sum[:4]) + "-" + strings.ToLower(rand.Text()[:5]),
 		Will:          mqtt.Message{Topic: bridge + "state", Payload: []byte("offline")},
 		Online:        []byte("online"),
 		SelftestTopic: bridge + "selftest",
+		LeaseTopic:    bridge + "lease",
+		Holder:        fmt.Sprintf("%s (process %d on %s)", o.Config.Name, os.Getpid(), host),
 		Log:           o.Log,
+		DialContext:   o.DialContext,
 	}
 	if c.Insecure {
 		o.Log.Warn("mqtt.insecure is set: whoever sits between here and the broker can read and change everything")
@@ -259,6 +298,7 @@ func (o RunOptions) brokerOptions(ctx context.Context, serverID string) mqtt.Opt
 func (o RunOptions) entityOptions() entities.Options {
 	c := o.Config
 	e := entities.Options{
+		Speech:    newSpeech(c.HomeAssistant, getenv(o.Env, "SUPERVISOR_TOKEN")) != nil,
 		BaseTopic: c.MQTT.BaseTopic, DiscoveryPrefix: c.HomeAssistant.DiscoveryPrefix, StatusTopic: c.HomeAssistant.StatusTopic,
 		NoDiscovery: !c.HomeAssistant.Enabled, Entities: c.HomeAssistant.Entities,
 		Version: o.Build.Version, Commit: o.Build.Commit,
@@ -288,23 +328,27 @@ func levelName(l slog.Level) string {
 func healthFacts(s *resonate.Server, c *mqtt.Client, started time.Time) map[string]any {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	st, snap := c.Status(), s.Snapshot()
+	st, counted := c.Status(), s.Counters()
 	return map[string]any{
 		"uptime_s": int(time.Since(started).Seconds()), "heap_bytes": mem.HeapAlloc, "goroutines": runtime.NumGoroutine(),
 		"mqtt": map[string]any{"connected": st.Connected, "generation": st.Generation, "drops": st.Drops},
 		"counters": map[string]any{
-			"dials": snap.Counters.Dials, "sessions": snap.Counters.Sessions, "malformed": snap.Counters.Malformed,
-			"slow_consumers": snap.Counters.SlowConsumers, "refused": snap.Counters.Refused,
+			"dials": counted.Dials, "sessions": counted.Sessions, "malformed": counted.Malformed,
+			"slow_consumers": counted.SlowConsumers, "refused": counted.Refused,
+			"encoded_chunks": counted.Encoded, "missed_chunks": counted.Missed,
 		},
 	}
 }
 
 // ready tells what the bridge waits for.
 func ready(st mqtt.Status) error {
-	if !st.Connected {
-		return errors.New("the broker is not connected")
+	switch {
+	case st.Connected:
+		return nil
+	case st.HeldBy != "":
+		return errors.New(st.Problem)
 	}
-	return nil
+	return errors.New("the broker is not connected")
 }
 
 // reportProblems shows what is wrong with the broker connection beside the
@@ -344,25 +388,32 @@ func clearGhosts(ctx context.Context, opts mqtt.Options, ents entities.Options, 
 	return ghosts, nil
 }
 
-// removeGhostsOnce waits for the first connection and clears what an earlier
-// run left behind. Failing is no harm: it is tried again at the next start.
-func removeGhostsOnce(ctx context.Context, opts mqtt.Options, ents entities.Options, s *resonate.Server, c *mqtt.Client, log *slog.Logger) {
+// removeGhosts clears after each new connection to the broker what stands for
+// nothing: what an earlier run left behind, and what a broker that lost its last
+// minutes remembers again. Failing is no harm: the next connection tries again.
+func removeGhosts(ctx context.Context, opts mqtt.Options, ents entities.Options, s *resonate.Server, c *mqtt.Client, log *slog.Logger) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for !c.Status().Connected {
+	var swept uint64 // generation of the connection that was looked at last
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-	}
-	topics, err := clearGhosts(ctx, opts, ents, s, c)
-	switch {
-	case ctx.Err() != nil:
-	case err != nil:
-		log.Warn("stale topics were not looked for", slog.Any("err", err))
-	case len(topics) > 0:
-		log.Info("stale retained topics removed", slog.Int("count", len(topics)), slog.Any("topics", topics[:min(len(topics), 10)]))
+		st := c.Status()
+		if !st.Connected || st.Generation == swept {
+			continue
+		}
+		swept = st.Generation
+		topics, err := clearGhosts(ctx, opts, ents, s, c)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			log.Warn("stale topics were not looked for", slog.Any("err", err))
+		case len(topics) > 0:
+			log.Info("stale retained topics removed", slog.Int("count", len(topics)), slog.Any("topics", topics[:min(len(topics), 10)]))
+		}
 	}
 }
 

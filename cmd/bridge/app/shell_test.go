@@ -67,6 +67,10 @@ func (b *fakeBroker) request(_ context.Context, topic string, payload []byte, an
 	return answer, nil
 }
 
+func (b *fakeBroker) watch(context.Context, []string, func(mqtt.Message) bool) error {
+	return errors.New("nothing changes here")
+}
+
 const okAnswer = `{"transaction":"TRANSACTION","command":"set","status":"ok","data":{},"took_ms":3}`
 
 func newFakeBroker() *fakeBroker {
@@ -76,7 +80,7 @@ func newFakeBroker() *fakeBroker {
 		"resonate/bridge/devices": `[
 			{"id":"kitchen-1","client_id":"AA:BB","name":"Kitchen","connection":"connected","volume":35,"mute":false,"playback":"playing","group":{"name":"Downstairs","option":"Downstairs"},"last_error":null,"held_by":null},
 			{"id":"bath-1","client_id":"c2","name":"Bath","connection":"held_by_other_server","volume":null,"mute":null,"playback":"idle","group":{"name":"Bath","option":"Solo"},"held_by":"Music Assistant","last_error":null},
-			{"id":"bath-2","client_id":"c3","name":"bath","connection":"offline","volume":10,"mute":true,"playback":"idle","group":{"name":"bath","option":"Solo"},"last_error":"connection\u001b[31m refused"},
+			{"id":"bath-2","client_id":"c3","name":"bath","connection":"approval_required","trust":"unapproved","pairing":{"methods":["pairing_psk"]},"volume":10,"mute":true,"playback":"idle","group":{"name":"bath","option":"Solo"},"last_error":"connection\u001b[31m refused"},
 			{"id":null,"client_id":null,"name":"Attic","connection":"searching"}]`,
 		"resonate/bridge/groups": `[{"id":"downstairs","name":"Downstairs","kind":"named","members":["kitchen-1"],"online":1,"playback":"playing","volume":35,"mute":false}]`,
 	}}
@@ -154,11 +158,14 @@ func TestStatus(t *testing.T) {
 	want := `Bridge online, version 1.0, 1 of 4 speakers connected
 ! the clock jumped
 
-SPEAKER  ID         CONNECTION            VOLUME  MUTE  GROUP       PLAYBACK  PROBLEM
-Kitchen  kitchen-1  connected             35      off   Downstairs  playing   -
-Bath     bath-1     held_by_other_server  -       -     Solo        idle      held by Music Assistant
-bath     bath-2     offline               10      on    Solo        idle      connection?[31m refused
-Attic    -          searching             -       -     -           -         -
+SPEAKER  ID         CONNECTION            TRUST       VOLUME  MUTE  GROUP       PLAYBACK  PROBLEM
+Kitchen  kitchen-1  connected             -           35      off   Downstairs  playing   -
+Bath     bath-1     held_by_other_server  -           -       -     Solo        idle      held by Music Assistant
+bath     bath-2     approval_required     unapproved  10      on    Solo        idle      connection?[31m refused
+Attic    -          searching             -           -       -     -           -         -
+
+TO DO
+bath is neither paired nor approved: bridge pair bath
 
 GROUP       ID          KIND   VOLUME  MUTE  ONLINE  PLAYBACK  MEMBERS
 Downstairs  downstairs  named  35      off   1 of 1  playing   kitchen-1
@@ -180,7 +187,7 @@ func TestStatusIsAsNewAsTheStates(t *testing.T) {
 	b.retained["resonate/group/downstairs/state"] = `{"id":"downstairs","name":"Downstairs","kind":"named","members":[],"online":0,"playback":"idle","volume":null,"mute":null}`
 	_, stdout, stderr := run(t, b.process(), "status")
 	for _, want := range []string{
-		"Kitchen  kitchen-1  connected             20      on    Solo   paused    -\n",
+		"Kitchen  kitchen-1  connected             -           20      on    Solo   paused    -\n",
 		"Downstairs  downstairs  named  -       -     0 of 0  idle      -\n",
 	} {
 		if !strings.Contains(stdout, want) {
@@ -559,5 +566,48 @@ func TestPlayerObeysItsFlags(t *testing.T) {
 	}
 	if _, err := os.Stat(wav); err != nil {
 		t.Errorf("player --out: got %v, want a file", err)
+	}
+}
+
+// TestEncryptedPlayerIsTheSame: with its directory a player has its identity and
+// its token again, and nobody else may read it.
+func TestEncryptedPlayerIsTheSame(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	start := func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		logs, out := &syncBuffer{until: "player listens", seen: make(chan struct{})}, &syncBuffer{until: "\n", seen: make(chan struct{})}
+		done := make(chan int, 1)
+		go func() {
+			done <- Main(ctx, []string{"player", "--listen", "127.0.0.1:0", "--dialect", "G2", "--state-dir", dir, "--show-token"}, Process{
+				Stdin: strings.NewReader(""), Stdout: out, Stderr: logs, seams: offNetwork(t, seams{}),
+			})
+		}()
+		for _, seen := range []chan struct{}{logs.seen, out.seen} {
+			select {
+			case <-seen:
+			case code := <-done:
+				t.Fatalf("player: ended with %d, %s", code, logs)
+			}
+		}
+		cancel()
+		if code := <-done; code != ExitOK {
+			t.Errorf("player: got exit %d, want 0", code)
+		}
+		if strings.Contains(logs.String(), "SP:0") {
+			t.Errorf("the token is in the log: %s", logs)
+		}
+		return out.String()
+	}
+	first := start()
+	if !strings.HasPrefix(first, "Pairing token: SP:0") || len(strings.TrimSpace(first)) != len("Pairing token: ")+107 {
+		t.Errorf("got %q, want a token", first)
+	}
+	if again := start(); again != first {
+		t.Errorf("after a restart: got %q, want %q", again, first)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "identity.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("identity: got %v, %v", info, err)
 	}
 }

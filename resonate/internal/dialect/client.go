@@ -16,12 +16,14 @@ import (
 type ClientWire struct {
 	name    Name
 	offered []protocol.Role
+	formats []protocol.Format // G2: of the hello
 
 	// Encode's own: what is repeated where a dialect wants complete reports.
 	state   string // "synchronized", "error", "external_source"
 	volume  int
 	muted   bool
 	playing bool
+	current protocol.ClientState // G2: complete
 
 	// Decode's own: what changes are merged into.
 	full       bool // the server sends complete states, so what is absent is cleared
@@ -31,17 +33,22 @@ type ClientWire struct {
 	stream     *protocol.StreamPlayer
 }
 
-// NewClient returns the client's side of a dialect. The error names the
-// dialects that there are.
+// NewClient returns the client's side of a dialect. The frames of an encrypted
+// one are sealed, see [Frame.AppendMessage]. The error names the dialects that
+// there are.
 func NewClient(n Name) (*ClientWire, error) {
-	switch {
-	case slices.Contains(Names(), n):
-		return &ClientWire{name: n, state: "synchronized", volume: protocol.VolumeMax}, nil
-	case n == "G1" || n == "G2":
-		return nil, fmt.Errorf("dialect: %s is encrypted, which this version can't do yet; use one of %v", n, Names())
+	all := append(Names(), Encrypted()...)
+	if !slices.Contains(all, n) {
+		return nil, fmt.Errorf("dialect: %.64q is unknown; use one of %v", string(n), all)
 	}
-	return nil, fmt.Errorf("dialect: %.64q is unknown; use one of %v", string(n), Names())
+	return &ClientWire{
+		name: n, state: "synchronized", volume: protocol.VolumeMax, full: n == G2,
+		current: protocol.ClientState{Available: new(false)},
+	}, nil
 }
+
+// Encrypted reports whether the dialect is encrypted.
+func (w *ClientWire) Encrypted() bool { return w.name.encrypted() }
 
 // clientHello is client/hello of all dialects.
 type clientHello struct {
@@ -95,6 +102,9 @@ type wirePictures struct {
 // Hello spells the hello. Roles that the dialect does not have, and the
 // visualizer, which needs settings that the model lacks, are left out.
 func (w *ClientWire) Hello(h protocol.ClientHello) Frame {
+	if w.name.encrypted() {
+		return w.encryptedHello(h)
+	}
 	out := clientHello{ClientID: h.ClientID, Name: h.Name, Version: 1, Roles: []string{}}
 	if w.name != R1 {
 		d := wireDevice(h.Device)
@@ -208,6 +218,11 @@ func (w *ClientWire) AppendTime(dst []byte, t protocol.ClientTime) []byte {
 // words for it, as several if it needs them. States may be partial; what a
 // dialect wants repeated is repeated.
 func (w *ClientWire) Encode(m protocol.ClientMessage) []Frame {
+	if w.name.encrypted() {
+		if frames, ours := w.encodeEncrypted(m); ours {
+			return frames
+		}
+	}
 	switch m := m.(type) {
 	case protocol.ClientHello:
 		return one(w.Hello(m))
@@ -256,7 +271,7 @@ type playerUpdate struct {
 
 // clientState is client/state from R2 on.
 type clientState struct {
-	State     string       `json:"state,omitempty"`     // from S2 on
+	State     string       `json:"state,omitempty"`     // S2 to S4
 	Available *bool        `json:"available,omitempty"` // the current word, for newer servers
 	Player    *playerState `json:"player,omitempty"`
 }
@@ -299,7 +314,9 @@ func (w *ClientWire) encodeState(m protocol.ClientState) []Frame {
 		s.Player.State = w.state
 		return one(text("client/state", s))
 	}
-	s.State = w.state
+	if w.name != G1 { // its strict server turns clients away that have one
+		s.State = w.state
+	}
 	if p != nil && w.name != S2 {
 		s.Player.DelayMs = p.OutputDelayMs
 		if p.Commands != nil {
@@ -309,7 +326,7 @@ func (w *ClientWire) encodeState(m protocol.ClientState) []Frame {
 			}
 		}
 	}
-	if w.name == S4 {
+	if w.name == S4 || w.name == G1 {
 		s.Available = new(w.state != "external_source")
 		if p != nil {
 			s.Player.RequiredLeadMs, s.Player.MinBufferMs = p.RequiredLeadMs, p.MinBufferMs
@@ -375,7 +392,7 @@ func (w *ClientWire) encodeControl(m protocol.ClientCommand) []Frame {
 		}
 		return nil
 	}
-	if w.name != S4 && (c.PositionMs != nil || c.OffsetMs != nil) {
+	if w.name != S4 && !w.name.encrypted() && (c.PositionMs != nil || c.OffsetMs != nil) {
 		return nil
 	}
 	return one(text("client/command", struct {

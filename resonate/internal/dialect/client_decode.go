@@ -29,22 +29,32 @@ func (w *ClientWire) Decode(f Frame) (protocol.ServerMessage, error) {
 }
 
 func (w *ClientWire) decodeAudio(data []byte) (protocol.ServerMessage, error) {
-	if len(data) < audioHeader {
-		return nil, &protocol.DecodeError{Msg: "binary frame", At: "length", Got: strconv.Itoa(len(data)), Want: fmt.Sprintf("at least %d bytes", audioHeader)}
+	header := w.audioHeader()
+	if len(data) < header {
+		return nil, &protocol.DecodeError{Msg: "binary frame", At: "length", Got: strconv.Itoa(len(data)), Want: fmt.Sprintf("at least %d bytes", header)}
 	}
 	if data[0] != w.name.audioType() {
 		return nil, nil
 	}
-	return protocol.AudioChunk{
+	c := protocol.AudioChunk{
 		Timestamp: timesync.Micros(binary.BigEndian.Uint64(data[1:audioHeader])),
-		Data:      data[audioHeader:],
-	}, nil
+		Data:      data[header:],
+	}
+	if header > audioHeader {
+		c.SendAhead = binary.BigEndian.Uint32(data[audioHeader:header])
+	}
+	return c, nil
 }
 
 func (w *ClientWire) decode(f Frame) (protocol.ServerMessage, error) {
 	typ, p, err := envelope(f.Data, nil)
 	if err != nil {
 		return nil, err
+	}
+	if w.name.encrypted() {
+		if m, ours, err := w.decodeEncrypted(typ, p); ours {
+			return m, err
+		}
 	}
 	switch typ {
 	case "server/hello":
@@ -75,7 +85,8 @@ func (w *ClientWire) decode(f Frame) (protocol.ServerMessage, error) {
 		if !ok {
 			return nil, err
 		}
-		return protocol.StreamClear{Roles: roles}, nil
+		at, err := w.transmitted(p)
+		return protocol.StreamClear{Roles: roles, Transmitted: at}, err
 	case "stream/end":
 		roles, ok, err := decodeRoles(p)
 		if !ok {
@@ -326,6 +337,9 @@ func (o object) mergeSeconds(p *protocol.Progress) error {
 // decodeController merges o into what was known.
 func (w *ClientWire) decodeController(o object) (*protocol.ControllerState, error) {
 	c := w.controller
+	if w.name == G2 { // complete
+		c = protocol.ControllerState{Repeat: protocol.RepeatOff}
+	}
 	if c.Repeat == "" {
 		c.Repeat, c.Shuffle = orOff(w.metadata.Repeat), w.metadata.Shuffle
 	}
@@ -484,12 +498,16 @@ func decodeList(p object) (protocol.ServerMessage, error) {
 // decodeStart reads stream/start, and stream/update of R1 and R2, which holds
 // only what changes.
 func (w *ClientWire) decodeStart(p object, update bool) (protocol.ServerMessage, error) {
+	at, err := w.transmitted(p)
+	if err != nil {
+		return nil, err
+	}
 	o, ok, err := p.object("player")
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return protocol.StreamStart{}, nil
+		return protocol.StreamStart{Transmitted: at}, nil
 	}
 	var s protocol.StreamPlayer
 	if update && w.stream != nil {
@@ -512,7 +530,7 @@ func (w *ClientWire) decodeStart(p object, update bool) (protocol.ServerMessage,
 		}
 	}
 	w.stream = &s
-	return protocol.StreamStart{Player: new(s)}, nil
+	return protocol.StreamStart{Player: new(s), Transmitted: at}, nil
 }
 
 // mergeFormat changes what o names. The setup of another codec is void.

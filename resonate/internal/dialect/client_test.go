@@ -25,10 +25,10 @@ func TestNewClient(t *testing.T) {
 	}{
 		{R1, ""},
 		{S4, ""},
-		{"G1", "encrypted"},
-		{"G2", "encrypted"},
+		{G1, ""},
+		{G2, ""},
 		{"", "unknown"},
-		{"s4", `"s4" is unknown; use one of [R1 R2 S1 S2 S3 S4]`},
+		{"s4", `"s4" is unknown; use one of [R1 R2 S1 S2 S3 S4 G1 G2]`},
 	} {
 		w, err := NewClient(row.name)
 		if row.says == "" {
@@ -52,7 +52,9 @@ func TestService(t *testing.T) {
 		{R2, "_resonate._tcp", "_resonate-server._tcp", "/resonate"},
 		{S1, "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"},
 		{S4, "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"},
-		{"G2", "", "", ""},
+		{G1, "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"},
+		{G2, "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"},
+		{"G3", "", "", ""},
 	} {
 		c, s, p := row.name.Service()
 		if c != row.client || s != row.server || p != row.path {
@@ -100,23 +102,23 @@ func TestReadServers(t *testing.T) {
 		{"unknown command", S4, []string{`{"type":"server/command","payload":{"player":{"command":"dance"}}}`}, "ignored"},
 		{"command to another role", S4, []string{`{"type":"server/command","payload":{"source":{}}}`}, "ignored"},
 
-		{"stream start of another role", S4, []string{`{"type":"stream/start","payload":{"artwork":{"channels":[]}}}`}, `{}`},
-		{"stream start says when it was sent", S4, []string{`{"type":"stream/start","payload":{"server_transmitted":1,"player":{"codec":"opus","sample_rate":48000,"channels":2}}}`}, `{"Player":{"BitDepth":0,"Channels":2,"Codec":"opus","SampleRate":48000}}`},
-		{"codec header without padding", S4, []string{`{"type":"stream/start","payload":{"player":{"codec":"flac","sample_rate":48000,"channels":2,"bit_depth":16,"codec_header":"ZkxhQw"}}}`}, `{"Player":{"BitDepth":16,"Channels":2,"Codec":"flac","CodecHeader":"ZkxhQw==","SampleRate":48000}}`},
+		{"stream start of another role", S4, []string{`{"type":"stream/start","payload":{"artwork":{"channels":[]}}}`}, `{"Transmitted":0}`},
+		{"stream start says when it was sent", S4, []string{`{"type":"stream/start","payload":{"server_transmitted":1,"player":{"codec":"opus","sample_rate":48000,"channels":2}}}`}, `{"Player":{"BitDepth":0,"Channels":2,"Codec":"opus","SampleRate":48000},"Transmitted":0}`},
+		{"codec header without padding", S4, []string{`{"type":"stream/start","payload":{"player":{"codec":"flac","sample_rate":48000,"channels":2,"bit_depth":16,"codec_header":"ZkxhQw"}}}`}, `{"Player":{"BitDepth":16,"Channels":2,"Codec":"flac","CodecHeader":"ZkxhQw==","SampleRate":48000},"Transmitted":0}`},
 		{
 			"stream update merges", R1,
 			[]string{`{"type":"stream/start","payload":{"player":{"codec":"flac","sample_rate":48000,"channels":2,"bit_depth":16,"codec_header":"ZkxhQw=="}}}`, `{"type":"stream/update","payload":{"player":{"sample_rate":44100}}}`},
-			`{"Player":{"BitDepth":16,"Channels":2,"Codec":"flac","CodecHeader":"ZkxhQw==","SampleRate":44100}}`,
+			`{"Player":{"BitDepth":16,"Channels":2,"Codec":"flac","CodecHeader":"ZkxhQw==","SampleRate":44100},"Transmitted":0}`,
 		},
 		{
 			"another codec voids the header", R1,
 			[]string{`{"type":"stream/start","payload":{"player":{"codec":"flac","sample_rate":48000,"channels":2,"bit_depth":16,"codec_header":"ZkxhQw=="}}}`, `{"type":"stream/update","payload":{"player":{"codec":"pcm"}}}`},
-			`{"Player":{"BitDepth":16,"Channels":2,"Codec":"pcm","SampleRate":48000}}`,
+			`{"Player":{"BitDepth":16,"Channels":2,"Codec":"pcm","SampleRate":48000},"Transmitted":0}`,
 		},
 		{"end without payload", R1, []string{`{"type":"stream/end"}`}, `{}`},
 		{"end with versioned roles", S1, []string{`{"type":"stream/end","payload":{"roles":["player@v1","x"]}}`}, `{"Roles":["player@v1"]}`},
 		{"end of unknown roles only", S4, []string{`{"type":"stream/end","payload":{"roles":["x"]}}`}, "ignored"},
-		{"clear of all", S4, []string{`{"type":"stream/clear","payload":{"server_transmitted":3}}`}, `{}`},
+		{"clear of all", S4, []string{`{"type":"stream/clear","payload":{"server_transmitted":3}}`}, `{"Transmitted":0}`},
 		{"unknown type", S4, []string{`{"type":"server/activate","payload":{}}`}, "ignored"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -18,6 +18,15 @@ const (
 	S4 Name = "S4"
 )
 
+// The encrypted dialects: the current one, 1.0.0-rc1, and the one before.
+const (
+	G1 Name = "G1"
+	G2 Name = "G2"
+)
+
+// Encrypted lists the encrypted dialects by age.
+func Encrypted() []Name { return []Name{G1, G2} }
+
 // Names lists the dialects that both sides of this package speak, by age.
 func Names() []Name { return []Name{R1, R2, S1, S2, S3, S4} }
 
@@ -28,7 +37,7 @@ func (n Name) Service() (client, server, path string) {
 	switch n {
 	case R1, R2:
 		return "_resonate._tcp", "_resonate-server._tcp", "/resonate"
-	case S1, S2, S3, S4:
+	case S1, S2, S3, S4, G1, G2:
 		return "_sendspin._tcp", "_sendspin-server._tcp", "/sendspin"
 	default:
 		return "", "", ""
@@ -36,7 +45,9 @@ func (n Name) Service() (client, server, path string) {
 }
 
 // sendspin reports whether n is of the family that uses Sendspin's messages.
-func (n Name) sendspin() bool { return n == S1 || n == S2 || n == S3 || n == S4 }
+func (n Name) sendspin() bool { return n == S1 || n == S2 || n == S3 || n == S4 || n.encrypted() }
+
+func (n Name) encrypted() bool { return n == G1 || n == G2 }
 
 // audioType is the first byte of an audio frame. A client drops every chunk
 // with another one, without complaint.

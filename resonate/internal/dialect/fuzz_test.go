@@ -101,8 +101,45 @@ func FuzzServerDecode(f *testing.F) {
 	})
 }
 
+// FuzzEncrypted lets a client of an encrypted dialect say anything.
+func FuzzEncrypted(f *testing.F) {
+	seeds(f, func(frame []byte) { f.Add([]byte(current), append([]byte{0}, frame...)) })
+	f.Add([]byte(`{"trust_level":"user",`+current[1:]), []byte("\x0c"))
+	f.Fuzz(func(t *testing.T, payload, message []byte) {
+		w, h, err := AcceptEncrypted(hello(string(payload)), "id")
+		if err != nil {
+			var r *RefusedError
+			if w != nil || !errors.As(err, &r) || r.Code < 1002 || r.Text == "" || r.Detail == "" {
+				t.Fatalf("got %v, %#v", w, err)
+			}
+			return
+		}
+		if h.ClientID != "id" || h.Trust == nil || h.HasRole(protocol.RolePlayer) && h.Player == nil || h.Trust.Methods.Static != nil && h.Trust.Methods.Dynamic != nil {
+			t.Fatalf("got %+v", h)
+		}
+		if w.Name() != G1 && w.Name() != G2 || w.Old() != (w.Name() == G1) {
+			t.Fatalf("got %s, old %v", w.Name(), w.Old())
+		}
+		before := bytes.Clone(message)
+		m, _, err := w.Decode(FrameOf(message))
+		var d *protocol.DecodeError
+		if err != nil && (m != nil || !errors.As(err, &d)) {
+			t.Fatalf("got %v, %#v", m, err)
+		}
+		if !bytes.Equal(before, message) {
+			t.Fatal("the message was written to")
+		}
+		if p, ok := m.(protocol.ClientPairFinalize); ok && p.LongTerm.IsZero() == (p.Wrapped == nil) {
+			t.Fatal("both keys, or none")
+		}
+	})
+}
+
 func FuzzClientDecode(f *testing.F) {
-	seeds(f, func(frame []byte) { f.Add(frame, false, "R1") })
+	seeds(f, func(frame []byte) {
+		f.Add(frame, false, "R1")
+		f.Add(frame, false, "G2")
+	})
 	f.Fuzz(func(t *testing.T, data []byte, binary bool, name string) {
 		w, err := NewClient(Name(name))
 		if err != nil {

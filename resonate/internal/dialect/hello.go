@@ -42,7 +42,7 @@ func Accept(first Frame, path string, override func(clientID string) Name) (*Ser
 	case typ == "client/hello", typ == "player/hello":
 		return nil, none, unsupported("the client speaks Resonate of August 2025, which is older than anything this version serves; update the client")
 	case typ == "client/init":
-		return nil, none, unsupported("the client insists on encryption, which this version can't do yet; let it permit unencrypted servers, or use an older firmware")
+		return nil, none, unsupported("the client insists on encryption, which this server does not offer; let it permit unencrypted servers")
 	default:
 		return nil, none, badFirst(fmt.Sprintf("the first message is %s; a client begins with client/hello", p.msg))
 	}
@@ -229,7 +229,7 @@ func (w *ServerWire) decodeHello(p object, ids []string, h *protocol.ClientHello
 		w.learn(learnedS3)
 	}
 	for _, key := range []string{"trust_level", "supported_pair_methods", "unpaired_access"} {
-		if p.has(key) {
+		if p.has(key) && !w.class.encrypted() {
 			w.learn(learnedS4)
 			p.note(key, "transition", "belongs to the encrypted protocol: ignored")
 		}
@@ -241,12 +241,20 @@ func (w *ServerWire) decodeHello(p object, ids []string, h *protocol.ClientHello
 	}
 	if artwork, ok := w.support(p, "artwork"); ok && h.HasRole(protocol.RoleArtwork) {
 		h.Artwork = decodeArtwork(artwork)
+		w.signs.artwork = w.class.encrypted()
 	}
 	if vis, ok := w.support(p, "visualizer"); ok && vis.has("types") && vis.has("rate_max") {
 		w.learn(learnedS4 | learnedModern)
+		if v := decodeVisualizer(vis); len(v.Types) > 0 && v.RateMax > 0 && v.BufferCapacity > 0 {
+			h.Visual = &v
+		}
 	}
 	if w.class == R1 {
 		decodePictures(p, h)
+	}
+	if w.class.encrypted() {
+		w.decodeTrust(p, h)
+		return
 	}
 	w.oldKeys = w.oldKeys && w.class.sendspin() || w.forced == S1
 	if w.forced == S4 {

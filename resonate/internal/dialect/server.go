@@ -35,6 +35,9 @@ type ServerWire struct {
 	controller *protocol.ControllerState
 	metadata   *protocol.Metadata // R1: waits for a group
 	stream     *protocol.StreamPlayer
+	roles      []protocol.Role // G1: what every activation names
+
+	signs signs // of an older encrypted dialect, from the hello, never changed
 }
 
 // What the wire learns about its client. S3 and S4 are for people, modern
@@ -61,7 +64,7 @@ func (w *ServerWire) Name() Name {
 	switch {
 	case w.forced != "":
 		return w.forced
-	case !w.class.sendspin():
+	case !w.class.sendspin(), w.class.encrypted():
 		return w.class
 	case w.knows(learnedS4):
 		return S4
@@ -94,6 +97,10 @@ func (w *ServerWire) Commands() []protocol.PlayerCommandName {
 	}
 	return out
 }
+
+// NamesRoles reports whether an end or a clear of one role's stream can be
+// said. Else each of them ends what every role has.
+func (w *ServerWire) NamesRoles() bool { return w.class.sendspin() && !w.oldKeys }
 
 func (w *ServerWire) commands() commandSet {
 	set := w.hello | commandSet(w.listed.Load())
@@ -160,10 +167,19 @@ func (w *ServerWire) AppendTime(dst []byte, t protocol.ServerTime) []byte {
 	return append(dst, "}}"...)
 }
 
+// AudioType is the first byte of an audio frame. Two wires of plaintext dialects
+// with the same one spell audio alike.
+func (w *ServerWire) AudioType() byte { return w.class.audioType() }
+
 // AppendAudio appends a binary audio frame to dst: the dialect's type byte,
 // the time stamp, the audio.
 func (w *ServerWire) AppendAudio(dst []byte, c protocol.AudioChunk) []byte {
 	dst = append(dst, w.class.audioType())
+	if w.sendAhead() {
+		dst = binary.BigEndian.AppendUint64(dst, uint64(c.Timestamp))
+		dst = binary.BigEndian.AppendUint32(dst, c.SendAhead)
+		return append(dst, c.Data...)
+	}
 	dst = binary.BigEndian.AppendUint64(dst, uint64(c.Timestamp))
 	return append(dst, c.Data...)
 }

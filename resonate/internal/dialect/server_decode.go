@@ -30,12 +30,21 @@ func (w *ServerWire) Decode(f Frame) (protocol.ClientMessage, []string, error) {
 
 func (w *ServerWire) decode(f Frame) (protocol.ClientMessage, error) {
 	if f.Binary {
-		w.notes.add("binary", "binary frame: no client sends any in plaintext: dropped")
+		if w.class.encrypted() { // sound of a source, which is a role that is not served
+			w.notes.add("binary", "binary message: this server takes none: dropped")
+		} else {
+			w.notes.add("binary", "binary frame: no client sends any in plaintext: dropped")
+		}
 		return nil, nil
 	}
 	typ, p, err := envelope(f.Data, w.notes)
 	if err != nil {
 		return nil, err
+	}
+	if w.class.encrypted() {
+		if m, ours, err := decodeClientPairing(typ, p); ours {
+			return m, err
+		}
 	}
 	switch typ {
 	case "client/time":
@@ -97,6 +106,11 @@ func (w *ServerWire) decodeState(p object) (protocol.ClientMessage, error) {
 	}
 	if inPlayer {
 		if st.Player, err = w.decodePlayerState(player); err != nil {
+			return nil, err
+		}
+	}
+	if w.class.encrypted() {
+		if err := w.decodeDisplays(p, &st); err != nil {
 			return nil, err
 		}
 	}
@@ -302,6 +316,14 @@ func (w *ServerWire) decodeRequest(p object) (protocol.ClientMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if art, has, err := p.object("artwork"); !ok && err == nil && has {
+		return decodeArtworkRequest(art)
+	}
+	if vis, has, err := p.object("visualizer"); !ok && err == nil && has {
+		v := decodeVisualizer(vis)
+		v.BufferCapacity = 0 // stands in the hello
+		return protocol.RequestVisualizer{Config: v}, nil
+	}
 	if !ok {
 		o = p // R1
 	}
@@ -310,18 +332,27 @@ func (w *ServerWire) decodeRequest(p object) (protocol.ClientMessage, error) {
 		return nil, err
 	}
 	if f == (protocol.Format{}) {
-		return nil, nil // for artwork or a visualizer
+		return nil, nil // for a role that the model does not have
 	}
-	for _, have := range w.formats {
+	if _, ok := offered(w.formats, f); ok {
+		return protocol.RequestFormat{Format: f}, nil
+	}
+	o.note("codec", "undeclared", "the format %v is not in the hello: ignored", f)
+	return nil, nil
+}
+
+// offered is the first format of a hello that a wish fits, of which each part
+// may be absent.
+func offered(formats []protocol.Format, f protocol.Format) (protocol.Format, bool) {
+	for _, have := range formats {
 		if (f.Codec == "" || f.Codec == have.Codec) &&
 			(f.Channels == 0 || f.Channels == have.Channels) &&
 			(f.SampleRate == 0 || f.SampleRate == have.SampleRate) &&
 			(f.BitDepth == 0 || f.BitDepth == have.BitDepth || have.Codec == "opus") {
-			return protocol.RequestFormat{Format: f}, nil
+			return have, true
 		}
 	}
-	o.note("codec", "undeclared", "the format %v is not in the hello: ignored", f)
-	return nil, nil
+	return protocol.Format{}, false
 }
 
 // decodeGoodbye never fails: whatever is in it, the client goes.

@@ -113,7 +113,8 @@ func TestDeviations(t *testing.T) {
 		{"format declared", []string{`{"type":"stream/request-format","payload":{"player":{"codec":"pcm"}}}`}, `{"Format":{"BitDepth":0,"Channels":0,"Codec":"pcm","SampleRate":0}}`, ""},
 		{"format at the root", []string{`{"type":"stream/request-format","payload":{"sample_rate":48000}}`}, `{"Format":{"BitDepth":0,"Channels":0,"Codec":"","SampleRate":48000}}`, ""},
 		{"format not declared", []string{`{"type":"stream/request-format","payload":{"player":{"codec":"opus"}}}`}, "ignored", "hello"},
-		{"format of artwork", []string{`{"type":"stream/request-format","payload":{"artwork":{"channel":9,"media_width":0}}}`}, "ignored", ""},
+		{"artwork of a channel that does not exist", []string{`{"type":"stream/request-format","payload":{"artwork":{"channel":9,"media_width":0}}}`}, "ignored", "no channel 9"},
+		{"other artwork", []string{`{"type":"stream/request-format","payload":{"artwork":{"channel":1,"format":"png","media_width":64}}}`}, `{"Channel":1,"Config":{"Format":"png","Height":0,"Source":"","Width":64}}`, ""},
 
 		{"R1 report", []string{`{"type":"player/update","payload":{"state":"playing","volume":5,"muted":false}}`}, `{"Available":true,"Player":{"Muted":false,"PlaybackReported":true,"Volume":5}}`, ""},
 		{"R1 report, later", []string{`{"type":"player/update","payload":{"state":"idle"}}`, `{"type":"player/update","payload":{"state":"x","volume":5}}`}, `{"Player":{"Volume":5}}`, `"x"`},

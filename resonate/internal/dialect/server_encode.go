@@ -13,6 +13,11 @@ import (
 // dialect needs them. The error says that m itself is wrong; nothing may be
 // sent then.
 func (w *ServerWire) Encode(m protocol.ServerMessage) ([]Frame, error) {
+	if w.class.encrypted() {
+		if frames, ours, err := w.encodeEncrypted(m); ours {
+			return frames, err
+		}
+	}
 	switch m := m.(type) {
 	case protocol.ServerHello:
 		return one(w.encodeHello(m)), nil
@@ -36,8 +41,17 @@ func (w *ServerWire) Encode(m protocol.ServerMessage) ([]Frame, error) {
 		return w.encodeEnd(m), nil
 	case protocol.GroupList:
 		return w.encodeList(m), nil
+	case protocol.ArtworkImage:
+		return w.encodeImage(m), nil
+	case protocol.VisualizerFrame:
+		return w.encodeVisual(m), nil
+	case protocol.ServerActivate, protocol.ServerUnpair:
+		return nil, nil // of encrypted dialects
 	case protocol.AudioChunk:
 		return one(Frame{Binary: true, Data: w.AppendAudio(make([]byte, 0, audioHeader+len(m.Data)), m)}), nil
+	}
+	if _, ok := encodeServerPairing(m); ok {
+		return nil, nil // there is no pairing in plaintext
 	}
 	return nil, fmt.Errorf("dialect: encode: %T is no message of a server", m)
 }
@@ -218,6 +232,7 @@ type wireController struct {
 type wireState struct {
 	Metadata   *wireMetadata   `json:"metadata,omitempty"`
 	Controller *wireController `json:"controller,omitempty"`
+	Color      *wireColors     `json:"color,omitempty"`
 }
 
 func (w *ServerWire) encodeState(m protocol.ServerState) []Frame {
@@ -231,17 +246,25 @@ func (w *ServerWire) encodeState(m protocol.ServerState) []Frame {
 	if m.Controller != nil {
 		s.Controller = w.newController(*m.Controller)
 	}
+	if m.Color != nil && w.ids[protocol.RoleColor] != "" {
+		s.Color = newColors(*m.Color)
+	}
 	if s == (wireState{}) {
 		return nil
 	}
 	return one(text("server/state", s))
 }
 
+func newProgress(p *protocol.Progress) *wireProgress {
+	if p == nil {
+		return nil
+	}
+	return &wireProgress{Position: max(0, p.PositionMs), Duration: max(0, p.DurationMs), Speed: max(0, p.SpeedPermille)}
+}
+
 func (w *ServerWire) newMetadata(m protocol.Metadata) *wireMetadata {
 	t := &wireMetadata{wireTrack: newTrack(m)}
-	if p := m.Progress; p != nil {
-		t.Progress = &wireProgress{Position: max(0, p.PositionMs), Duration: max(0, p.DurationMs), Speed: max(0, p.SpeedPermille)}
-	}
+	t.Progress = newProgress(m.Progress)
 	if w.class == R2 { // until 2025-11-17 without the object around it; both are sent
 		t.trackTimes = new(trackTimes)
 		if p := t.Progress; p != nil {
@@ -408,24 +431,39 @@ func newFormat(f protocol.Format) wireFormat {
 	return wireFormat{Codec: f.Codec, SampleRate: f.SampleRate, Channels: f.Channels, BitDepth: f.BitDepth}
 }
 
+func checkStart(p protocol.StreamPlayer) error {
+	switch {
+	case p.Codec == "" || p.SampleRate <= 0 || p.Channels <= 0 || p.BitDepth < 0:
+		return fmt.Errorf("dialect: encode: stream/start: the format %+v is incomplete", p.Format)
+	case p.Codec == "flac" && len(p.CodecHeader) == 0:
+		return fmt.Errorf("dialect: encode: stream/start: flac without its codec header")
+	}
+	return nil
+}
+
 // encodeStart names one role, so that a client that rejects a part of the
 // message loses nothing else.
 func (w *ServerWire) encodeStart(m protocol.StreamStart) ([]Frame, error) {
+	var more []Frame
+	if m.Artwork != nil {
+		more = append(more, w.encodeArtworkStart(*m.Artwork)...)
+	}
+	if m.Visualizer != nil {
+		more = append(more, w.encodeVisualizerStart(*m.Visualizer)...)
+	}
 	p := m.Player
-	switch {
-	case p == nil:
-		return nil, nil
-	case p.Codec == "" || p.SampleRate <= 0 || p.Channels <= 0 || p.BitDepth < 0:
-		return nil, fmt.Errorf("dialect: encode: stream/start: the format %+v is incomplete", p.Format)
-	case p.Codec == "flac" && len(p.CodecHeader) == 0:
-		return nil, fmt.Errorf("dialect: encode: stream/start: flac without its codec header")
+	if p == nil {
+		return more, nil
+	}
+	if err := checkStart(*p); err != nil {
+		return nil, err
 	}
 	typ := "stream/start"
 	if w.class == R1 && w.stream != nil {
 		typ = "stream/update" // R1's start is not for running streams
 	}
 	w.stream = p
-	return one(text(typ, newStream(*p))), nil
+	return append(one(text(typ, newStream(*p))), more...), nil
 }
 
 // wireRoles always is an object; sendspin-js and sendspin-rs need one.
@@ -436,7 +474,7 @@ type wireRoles struct {
 // rolesOf names the roles, or leaves them out towards clients that compare them
 // with versioned ids and would drop the message.
 func (w *ServerWire) rolesOf(roles []protocol.Role) (r wireRoles) {
-	if w.class.sendspin() && !w.oldKeys {
+	if w.NamesRoles() {
 		for _, role := range roles {
 			r.Roles = append(r.Roles, bare(role))
 		}
@@ -467,7 +505,7 @@ func (w *ServerWire) encodeClear(m protocol.StreamClear) []Frame {
 func (w *ServerWire) encodeEnd(m protocol.StreamEnd) []Frame {
 	if concernsPlayer(m.Roles) {
 		w.stream = nil
-	} else if !w.class.sendspin() || w.oldKeys {
+	} else if !w.NamesRoles() {
 		return nil
 	}
 	return one(text("stream/end", w.rolesOf(m.Roles)))

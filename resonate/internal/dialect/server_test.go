@@ -11,7 +11,11 @@ import (
 	"testing"
 
 	"resonatebridge/resonate/protocol"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // hello wraps a payload into a client/hello.
 func hello(payload string) Frame {

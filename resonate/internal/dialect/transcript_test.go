@@ -24,7 +24,14 @@ func conversation() []any {
 		protocol.ControlShuffle, protocol.ControlUnshuffle, protocol.ControlSwitch, protocol.ControlSeek, protocol.ControlSeekRelative,
 	}
 	messages := []any{
-		protocol.ServerHello{ServerID: "hub", Name: "Hub <1>", Version: 1, ActiveRoles: []protocol.Role{protocol.RolePlayer, protocol.RoleController, protocol.RoleMetadata}, Reason: protocol.ReasonPlayback},
+		protocol.ServerHello{
+			ServerID: "hub", Name: "Hub <1>", Version: 1, ActiveRoles: []protocol.Role{protocol.RolePlayer, protocol.RoleController, protocol.RoleMetadata},
+			Reason: protocol.ReasonPlayback, Languages: []string{"de", "en"},
+		},
+		protocol.ServerActivate{
+			Activities:  []protocol.Activity{protocol.ActivityPlayback},
+			ActiveRoles: []protocol.Role{protocol.RolePlayer, protocol.RoleController, protocol.RoleMetadata, protocol.RoleColor},
+		},
 		protocol.ClientTime{ClientTransmitted: 1 << 60},
 		protocol.ServerTime{ClientTransmitted: 1 << 60, ServerReceived: -1, ServerTransmitted: 3},
 		protocol.ClientState{
@@ -45,10 +52,10 @@ func conversation() []any {
 			Repeat: protocol.RepeatAll, Shuffle: true,
 		}},
 		protocol.ServerState{Metadata: &protocol.Metadata{Timestamp: 43, Repeat: protocol.RepeatOff}}, // blank
-		protocol.StreamStart{Player: &protocol.StreamPlayer{Format: pcm}},
-		protocol.AudioChunk{Timestamp: 1_000_000, Data: []byte{1, 2, 3, 4}},
+		protocol.StreamStart{Player: &protocol.StreamPlayer{Format: pcm}, Transmitted: 600_000},
+		protocol.AudioChunk{Timestamp: 1_000_000, SendAhead: 400_000, Data: []byte{1, 2, 3, 4}},
 		protocol.StreamStart{Player: &protocol.StreamPlayer{Format: flac, CodecHeader: []byte("fLaC\x00")}},
-		protocol.StreamClear{Roles: []protocol.Role{protocol.RolePlayer}},
+		protocol.StreamClear{Roles: []protocol.Role{protocol.RolePlayer}, Transmitted: 700_000},
 		protocol.StreamEnd{Roles: []protocol.Role{protocol.RolePlayer}},
 		protocol.ServerCommand{Command: protocol.CommandVolume, Volume: 25},
 		protocol.ServerCommand{Command: protocol.CommandMute, Mute: true},
@@ -88,7 +95,38 @@ func conversation() []any {
 	} {
 		messages = append(messages, protocol.ClientGoodbye{Reason: r})
 	}
-	return messages
+	return append(messages, trust()...)
+}
+
+// trust is the conversation that only encrypted dialects have.
+func trust() []any {
+	share, tag, wrapped := [protocol.ShareSize]byte{1}, [protocol.TagSize]byte{2}, [protocol.WrappedSize]byte{3}
+	nonce := [protocol.NonceSize]byte{4}
+	key, err := protocol.NewPSK(make([]byte, protocol.PSKSize))
+	if err != nil {
+		panic(err)
+	}
+	return []any{
+		protocol.ServerActivate{Activities: []protocol.Activity{protocol.ActivityPairing}, Pairing: &protocol.PairingChoice{Method: protocol.PairByDynamicCode, Format: protocol.CodeDigits}},
+		protocol.ClientPairPending{Index: 1, Message: "press the button"},
+		protocol.ClientPairInit{Index: 1, Commitment: &nonce},
+		protocol.ServerPairInit{Nonce: &nonce},
+		protocol.ServerPairAuth{Share: share},
+		protocol.ClientPairAuth{Share: share},
+		protocol.ServerPairConfirm{Tag: tag},
+		protocol.ClientPairRetry{},
+		protocol.ServerPairInit{},
+		protocol.ClientPairConfirm{Tag: tag, WrappedNonce: &wrapped},
+		protocol.ClientPairFinalize{Wrapped: &wrapped},
+		protocol.ServerPairFinalize{},
+		protocol.ServerActivate{Activities: []protocol.Activity{protocol.ActivityPairing, protocol.ActivityPlayback}, Pairing: &protocol.PairingChoice{Method: protocol.PairByPSK}},
+		protocol.ClientPairInit{Index: 2},
+		protocol.ClientPairConfirm{Tag: tag},
+		protocol.ClientPairFinalize{LongTerm: key},
+		protocol.PairAbort{Reason: protocol.AbortUserCancelled},
+		protocol.ServerActivate{ActiveRoles: []protocol.Role{}},
+		protocol.ServerUnpair{},
+	}
 }
 
 // transcriptHello offers everything that the model has.
@@ -106,26 +144,40 @@ func transcriptHello() protocol.ClientHello {
 			Commands:       []protocol.PlayerCommandName{protocol.CommandVolume, protocol.CommandMute},
 		},
 		Artwork: &protocol.ArtworkSupport{Channels: []protocol.ArtworkChannel{{Source: "album", Format: "jpeg", Width: 300, Height: 300}}},
+		Trust: &protocol.ClientTrust{
+			Methods: protocol.PairMethods{
+				PSK:     &protocol.FixedSecret{Locations: []protocol.SecretLocation{protocol.LocationDevice}},
+				Dynamic: &protocol.DynamicCode{Channels: []protocol.CodeChannel{protocol.ChannelDisplay}, Formats: []protocol.CodeFormat{protocol.CodeDigits}},
+			},
+			Unpaired: true,
+		},
 	}
+}
+
+// meet lets both sides of a dialect say hello.
+func meet(t *testing.T, name Name) (*ClientWire, *ServerWire, Frame, protocol.ClientHello) {
+	t.Helper()
+	c := client(t, name)
+	first := c.Hello(transcriptHello())
+	_, _, path := name.Service()
+	w, h, err := Accept(first, path, nil)
+	if c.Encrypted() {
+		w, h, err = AcceptEncrypted(first, "c1")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, w, first, h
 }
 
 // TestTranscript lets both sides of each dialect talk: every message of the
 // model is encoded by one side and decoded by the other. The golden files show
 // the frames and what was understood.
 func TestTranscript(t *testing.T) {
-	for _, name := range Names() {
+	for _, name := range append(Names(), Encrypted()...) {
 		t.Run(string(name), func(t *testing.T) {
 			var out strings.Builder
-			client, err := NewClient(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			first := client.Hello(transcriptHello())
-			_, _, path := name.Service()
-			server, h, err := Accept(first, path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			client, server, first, h := meet(t, name)
 			fmt.Fprintf(&out, "C  %s\n   %s\n", first.Data, show(t, h))
 
 			for _, m := range conversation() {
@@ -222,27 +274,27 @@ func TestRoundTrip(t *testing.T) {
 		always       = " ClientState" + // R1's playing and idle, and timing before S4, don't exist elsewhere
 			" GroupUpdate" + // paused, or R1 without a name
 			" ServerState ClientLeave" + encryptedEra // members of a group; leave is newer than all
-		seek = " ClientCommand/seek ClientCommand/seek_relative"
+		seek   = " ClientCommand/seek ClientCommand/seek_relative"
+		sealed = " ServerActivate StreamStart AudioChunk ServerUnpair ClientPairPending ClientPairInit ServerPairInit ServerPairAuth ClientPairAuth" +
+			" ServerPairConfirm ClientPairRetry ClientPairConfirm ClientPairFinalize ServerPairFinalize PairAbort"
 	)
 	for name, want := range map[Name]string{
-		R1: always + seek + " ServerHello StreamClear StreamEnd ServerCommand/volume ServerCommand/mute ServerCommand/set_output_delay" +
+		R1: always + sealed + seek + " ServerHello StreamClear StreamEnd ServerCommand/volume ServerCommand/mute ServerCommand/set_output_delay" +
 			" ClientCommand/repeat_off ClientCommand/repeat_one ClientCommand/repeat_all ClientCommand/shuffle ClientCommand/unshuffle" +
 			" ClientGoodbye/another_server ClientGoodbye/shutdown ClientGoodbye/restart ClientGoodbye/user_request",
-		R2: always + onlyR1 + seek + " ServerHello StreamClear StreamEnd ServerCommand/set_output_delay",
-		S1: always + onlyR1 + seek + " StreamClear StreamEnd ServerCommand/set_output_delay",
-		S2: always + onlyR1 + seek + " ServerCommand/set_output_delay",
-		S3: always + onlyR1 + seek,
-		S4: always + onlyR1,
+		R2: always + sealed + onlyR1 + seek + " ServerHello StreamClear StreamEnd ServerCommand/set_output_delay",
+		S1: always + sealed + onlyR1 + seek + " ServerHello StreamClear StreamEnd ServerCommand/set_output_delay",
+		S2: always + sealed + onlyR1 + seek + " ServerHello StreamClear ServerCommand/set_output_delay",
+		S3: always + sealed + onlyR1 + seek + " ServerHello StreamClear",
+		// Encrypted, the id and the roles of a server stand elsewhere; G1 names the
+		// roles in every activation and has no send_ahead; G2 has complete states
+		// without playback modes, and formats.
+		G1: onlyR1 + " ClientState GroupUpdate ServerState ClientLeave ServerHello ServerActivate AudioChunk",
+		G2: onlyR1 + " ClientState GroupUpdate ServerState ServerHello RequestFormat",
+		S4: always + sealed + onlyR1 + " ServerHello StreamClear",
 	} {
 		t.Run(string(name), func(t *testing.T) {
-			client, err := NewClient(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			server, _, err := Accept(client.Hello(transcriptHello()), "", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			client, server, _, _ := meet(t, name)
 			changed := map[string]bool{}
 			for _, m := range conversation() {
 				if got, sent := transfer(t, client, server, m), show(t, m); got != sent {

@@ -13,4 +13,9 @@
 //
 //	reader  owns the read side and the read deadline; may block on the socket and in Options.Handle
 //	writer  owns the write side; may block on the socket, at most WriteTimeout
+//
+// What waits for the writer: the newest state of each kind, messages up to
+// Options.Queue bytes (more end the session with ErrSlow), 64 answers to
+// client/time (more are dropped and logged), the newest picture of each channel,
+// audio and frames of a visualizer until their time comes.
 package session

@@ -19,8 +19,8 @@ import (
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
 
-	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/tests/pipe"
 	"resonatebridge/timesync"
 )
 

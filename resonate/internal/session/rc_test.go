@@ -283,12 +283,12 @@ func TestRC4SendAfterEnd(t *testing.T) {
 // No panic (two writers of one gorilla connection would panic), each sender's
 // messages arrive in order and without gap, and after the end every send is
 // ErrGone. The guard is that only the writer goroutine touches the socket:
-// Send does nothing but s.control <- m.
+// Send only leaves it in the queue.
 func TestRC4SendStorm(t *testing.T) {
 	const senders, messages = 64, 100
 	for _, tc := range []struct {
 		name    string
-		queue   int
+		queue   int // messages, about
 		resetAt int // frames that the peer takes; 0: all
 		slow    bool
 	}{
@@ -301,7 +301,7 @@ func TestRC4SendStorm(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				r, p := live(t, func(u *setup) { u.Queue = tc.queue })
+				r, p := live(t, func(u *setup) { u.Queue = tc.queue << 8 })
 				p.onFrame = func(n int) {
 					if n == tc.resetAt {
 						p.link.Reset()

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/internal/noise"
 	"resonatebridge/resonate/protocol"
 
 	"github.com/gorilla/websocket"
@@ -18,13 +20,10 @@ import (
 // read is the reader goroutine.
 func (s *Session) read() error {
 	s.ws.SetReadLimit(messageLimit)
-	extend := func() error { return s.ws.SetReadDeadline(time.Now().Add(s.opts.DeadAfter)) }
-	alive := func() {
-		select {
-		case s.heard <- struct{}{}:
-		default:
-		}
+	if s.sealed != nil {
+		s.ws.SetReadLimit(noise.MaxFrame)
 	}
+	extend := func() error { return s.ws.SetReadDeadline(time.Now().Add(s.opts.DeadAfter)) }
 	s.ws.SetPongHandler(func(data string) error {
 		if id, err := strconv.ParseUint(data, 10, 64); err == nil {
 			select {
@@ -35,10 +34,10 @@ func (s *Session) read() error {
 		}
 		return extend()
 	})
-	if !s.needsState() {
+	r := reader{Session: s, waiting: s.needsState()}
+	if !r.waiting { // asked once: from here on it may be live, and its roles may change
 		close(s.ready)
 	}
-	r := reader{Session: s, waiting: s.needsState()}
 	var buf bytes.Buffer // reused: ReadMessage would allocate one per frame
 	for {
 		if err := extend(); err != nil {
@@ -49,12 +48,23 @@ func (s *Session) read() error {
 		if err != nil {
 			return readError(err, s.opts.DeadAfter)
 		}
-		alive()
+		nudge(s.heard)
 		buf.Reset()
 		if _, err := buf.ReadFrom(body); err != nil {
 			return readError(err, s.opts.DeadAfter)
 		}
-		if err := r.frame(kind == websocket.BinaryMessage, buf.Bytes(), received); err != nil {
+		frame := dialect.Frame{Binary: kind == websocket.BinaryMessage, Data: buf.Bytes()}
+		if s.sealed != nil {
+			message, err := s.unsealed(frame.Binary, frame.Data)
+			if err != nil {
+				return err
+			}
+			if message == nil {
+				continue
+			}
+			frame = dialect.FrameOf(message)
+		}
+		if err := r.frame(frame, received); err != nil {
 			return err
 		}
 	}
@@ -80,17 +90,20 @@ type reader struct {
 	notes   int                      // deviations logged
 }
 
-// frame handles one complete frame. data is only valid during the call. The
-// error ends the session.
-func (r *reader) frame(binary bool, data []byte, received micros) error {
-	if !binary && !utf8.Valid(data) {
+// frame handles one complete frame, whose data is only valid during the call.
+// The error ends the session.
+func (r *reader) frame(f dialect.Frame, received micros) error {
+	if !f.Binary && !utf8.Valid(f.Data) {
 		return r.malformed(&protocol.DecodeError{Msg: "text frame", At: "encoding", Got: "invalid UTF-8", Want: "UTF-8"})
 	}
-	m, notes, err := r.wire.Decode(dialect.Frame{Binary: binary, Data: data})
+	m, notes, err := r.wire.Decode(f)
 	for _, n := range notes {
 		if r.notes++; r.notes <= notesMax {
 			r.log.Info("peer deviates from the protocol, accepted", slog.String("deviation", n))
 		}
+	}
+	if bad := (*protocol.DecodeError)(nil); errors.As(err, &bad) && (strings.HasPrefix(bad.Msg, "client/pair-") || bad.Msg == "pair/abort") {
+		return err // nobody may have a second try at these (spec: protocol errors in pairing)
 	}
 	if err != nil {
 		return r.malformed(err)

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"resonatebridge/resonate/internal/contain"
 	"resonatebridge/resonate/internal/dialect"
+	"resonatebridge/resonate/internal/noise"
 	"resonatebridge/resonate/protocol"
 	"resonatebridge/timesync"
 
@@ -23,6 +26,8 @@ var (
 	ErrGone = errors.New("session: the connection has ended")
 	// ErrSlow: the peer does not read; its queue was full, so the session failed.
 	ErrSlow = errors.New("session: the peer reads too slowly, its queue is full")
+	// ErrTurnedAway: Sealing.Choose wraps it to turn a client away.
+	ErrTurnedAway = errors.New("session: turned away before the handshake")
 	// ErrMalformed: too many bad messages in a row.
 	ErrMalformed = errors.New("session: too many malformed messages in a row")
 )
@@ -40,8 +45,9 @@ func (e *GoodbyeError) Error() string {
 type Options struct {
 	Clock *timesync.Clock // required: the server's timeline
 	Log   *slog.Logger    // nil is silent
-	// Hello answers the client's hello: identity, name and reason. Its
-	// ActiveRoles are filled in by the session.
+	// Hello is the server's: identity, name and reason. In plaintext it answers
+	// the client's, and its ActiveRoles are filled in by the session; encrypted
+	// it is said before, to an empty one.
 	Hello func(protocol.ClientHello) protocol.ServerHello
 	// Override forces a dialect for a client id; "" detects it. May be nil.
 	Override func(clientID string) dialect.Name
@@ -54,13 +60,15 @@ type Options struct {
 	Handle func(*Session, protocol.ClientMessage)
 	// Malformed is told of every message that was dropped. May be nil.
 	Malformed func(error)
+	// Sealing serves encrypted connections; nil: they are refused.
+	Sealing *Sealing
 
 	HelloTimeout time.Duration // wait for the first frame; default 10 s
 	StateTimeout time.Duration // wait for the first client/state; default 5 s
 	PingEvery    time.Duration // default 10 s
 	DeadAfter    time.Duration // silence that ends the session; default 25 s
 	WriteTimeout time.Duration // for one frame; default 10 s
-	Queue        int           // control messages that may wait; default 256
+	Queue        int           // bytes that may wait to be sent, beside the newest state; default 256 KiB (races: B8)
 }
 
 // Limits that no setting changes.
@@ -88,7 +96,7 @@ func (o Options) withDefaults() Options {
 	def(&o.DeadAfter, 25*time.Second)
 	def(&o.WriteTimeout, 10*time.Second)
 	if o.Queue == 0 {
-		o.Queue = 256
+		o.Queue = 256 << 10
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -96,27 +104,38 @@ func (o Options) withDefaults() Options {
 	if o.Malformed == nil {
 		o.Malformed = func(error) {}
 	}
+	if o.Sealing != nil && o.Sealing.After == 0 {
+		x := *o.Sealing
+		x.After = noise.RekeyAfter
+		o.Sealing = &x
+	}
 	return o
 }
 
 // Session is one handshaken connection. All methods are safe for concurrent
 // use; Run is called at most once.
 type Session struct {
-	ws    *websocket.Conn
-	opts  Options
-	hello protocol.ClientHello
-	roles []protocol.Role
-	wire  *dialect.ServerWire
-	log   *slog.Logger
+	ws      *websocket.Conn
+	opts    Options
+	hello   protocol.ClientHello
+	offered []protocol.Role
+	roles   atomic.Pointer[[]protocol.Role] // active
+	wire    *dialect.ServerWire
+	sealed  *sealed // nil: plaintext
+	log     *slog.Logger
 
-	control chan protocol.ServerMessage // drained by the writer only
-	times   chan timeRequest            // drained by the writer only
-	pings   chan struct{}               // one-slot: the writer pings at once
-	heard   chan struct{}               // one-slot: the reader read a frame
-	ponged  chan uint64                 // one-slot: a pong, with the number of its probe
-	probe   atomic.Uint64               // number of the newest probe
-	ready   chan struct{}               // closed by the reader: first client/state seen
-	opened  chan struct{}               // closed by Run: up has returned
+	queue   queue            // emptied by the writer only
+	streams streams          // of audio, likewise
+	visuals streams          // of a visualizer, likewise
+	watched bool             // of the writer: the visualizer's stream has begun
+	artwork artwork          // likewise
+	times   chan timeRequest // drained by the writer only
+	pings   chan struct{}    // one-slot: the writer pings at once
+	heard   chan struct{}    // one-slot: the reader read a frame
+	ponged  chan uint64      // one-slot: a pong, with the number of its probe
+	probe   atomic.Uint64    // number of the newest probe
+	ready   chan struct{}    // closed by the reader: first client/state seen
+	opened  chan struct{}    // closed by Run: up has returned
 
 	delivered atomic.Bool // a frame was read after the session went live
 
@@ -138,7 +157,8 @@ func Greet(ctx context.Context, ws *websocket.Conn, path string, o Options) (*Se
 	if t, ok := ws.NetConn().(*net.TCPConn); ok {
 		_ = t.SetWriteBuffer(sendBuffer) // best effort: only latency suffers
 	}
-	s, err := greet(ws, path, o)
+	var s *Session
+	err := contain.Call(o.Log, func() (err error) { s, err = greet(ws, path, o); return err })
 	if err != nil {
 		refuse(ws, err)
 		if ctx.Err() != nil {
@@ -157,7 +177,16 @@ func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	wire, hello, err := dialect.Accept(dialect.Frame{Binary: kind == websocket.BinaryMessage, Data: data}, path, o.Override)
+	var (
+		wire  *dialect.ServerWire
+		hello protocol.ClientHello
+		seal  *sealed
+	)
+	if o.Sealing != nil && encryptedFirst(kind, data) {
+		seal, wire, hello, err = greetSealed(ws, data, o)
+	} else {
+		wire, hello, err = dialect.Accept(dialect.Frame{Binary: kind == websocket.BinaryMessage, Data: data}, path, o.Override)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -173,13 +202,16 @@ func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
 			Detail: fmt.Sprintf("no usable role: it offers %q; this server serves player, controller and metadata, a player with at least one format and a buffer", hello.Roles),
 		}
 	}
-	return &Session{
-		ws: ws, opts: o, hello: hello, roles: roles, wire: wire,
+	s := &Session{
+		ws: ws, opts: o, hello: hello, offered: roles, wire: wire, sealed: seal,
 		log: o.Log.With(
 			slog.String("player", hello.ClientID),
 			slog.String("dialect", string(wire.Name())),
 		),
-		control: make(chan protocol.ServerMessage, o.Queue),
+		queue:   queue{wake: make(chan struct{}, 1)},
+		streams: streams{queue: make(chan streamStep, streamQueue)},
+		visuals: streams{queue: make(chan streamStep, streamQueue)},
+		artwork: artwork{wake: make(chan struct{}, 1)},
 		times:   make(chan timeRequest, timeQueue),
 		pings:   make(chan struct{}, 1),
 		heard:   make(chan struct{}, 1),
@@ -187,10 +219,12 @@ func greet(ws *websocket.Conn, path string, o Options) (*Session, error) {
 		ready:   make(chan struct{}),
 		opened:  make(chan struct{}),
 		done:    make(chan struct{}),
-	}, nil
+	}
+	s.setRoles(roles)
+	return s, nil
 }
 
-// usableRoles are the roles that are activated, in the client's order.
+// usableRoles are the roles that can be active, in the client's order.
 func usableRoles(h protocol.ClientHello) []protocol.Role {
 	var roles []protocol.Role
 	for _, r := range h.Roles {
@@ -199,10 +233,16 @@ func usableRoles(h protocol.ClientHello) []protocol.Role {
 			if h.Player != nil && len(h.Player.Formats) > 0 && h.Player.BufferCapacity > 0 {
 				roles = append(roles, r)
 			}
-		case protocol.RoleController, protocol.RoleMetadata:
+		case protocol.RoleController, protocol.RoleMetadata, protocol.RoleColor:
 			roles = append(roles, r)
-		case protocol.RoleArtwork, protocol.RoleVisualizer, protocol.RoleColor:
-			// Not served yet: an activated role without content would be a lie.
+		case protocol.RoleArtwork:
+			if h.Trust != nil || h.Artwork != nil && len(h.Artwork.Channels) > 0 { // encrypted clients say later what they show
+				roles = append(roles, r)
+			}
+		case protocol.RoleVisualizer:
+			if h.Visual != nil {
+				roles = append(roles, r)
+			}
 		}
 	}
 	return roles
@@ -212,8 +252,15 @@ func usableRoles(h protocol.ClientHello) []protocol.Role {
 // exists for it.
 func refuse(ws *websocket.Conn, err error) {
 	var r *dialect.RefusedError
+	var init *noise.InitError
 	code, text := websocket.CloseProtocolError, "bad first message"
 	switch {
+	case errors.As(err, &init):
+		_ = writeMessage(ws, closeDeadline, websocket.TextMessage, init.Answer())
+		code, text = websocket.CloseNormalClosure, ""
+	case silent(err):
+		_ = ws.Close()
+		return
 	case errors.As(err, &r):
 		code, text = r.Code, r.Text
 	case errors.Is(err, websocket.ErrReadLimit):
@@ -223,24 +270,37 @@ func refuse(ws *websocket.Conn, err error) {
 	_ = ws.Close()
 }
 
+// silent reports whether a failure is not to be answered (spec: failure
+// handling).
+func silent(err error) bool {
+	var bye *GoodbyeError
+	for _, is := range []error{
+		noise.ErrMalformed, noise.ErrTurn, noise.ErrHandshake, noise.ErrUnknownPSK, noise.ErrFragment, noise.ErrAuthentication,
+		noise.ErrEmpty, noise.ErrTooLong, ErrText, ErrTurnedAway,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return errors.As(err, &bye)
+}
+
 // ID is the client id of the hello.
 func (s *Session) ID() string { return s.hello.ClientID }
 
 // Hello is the client's hello.
 func (s *Session) Hello() protocol.ClientHello { return s.hello }
 
-// Roles are the active roles.
-func (s *Session) Roles() []protocol.Role { return s.roles }
+// Offered are the roles that this server can activate, in the client's order.
+func (s *Session) Offered() []protocol.Role { return s.offered }
+
+// Roles are the active roles. In plaintext they are those of [Session.Offered].
+func (s *Session) Roles() []protocol.Role { return *s.roles.Load() }
 
 // HasRole reports whether role r is active.
-func (s *Session) HasRole(r protocol.Role) bool {
-	for _, have := range s.roles {
-		if have == r {
-			return true
-		}
-	}
-	return false
-}
+func (s *Session) HasRole(r protocol.Role) bool { return slices.Contains(s.Roles(), r) }
+
+func (s *Session) setRoles(roles []protocol.Role) { s.roles.Store(&roles) }
 
 // Wire is the translator of this connection.
 func (s *Session) Wire() *dialect.ServerWire { return s.wire }
@@ -251,25 +311,18 @@ func (s *Session) RemoteAddr() net.Addr { return s.ws.RemoteAddr() }
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Delivered reports whether the peer sent anything after it went live.
-func (s *Session) Delivered() bool { return s.delivered.Load() }
-
-// Send queues m for the peer. It never blocks. The error is nil, ErrGone, or
-// ErrSlow, which also ends the session. A nil error does not mean arrival.
-func (s *Session) Send(m protocol.ServerMessage) error {
+// Err is nil while the session lives, then why it ended: the first cause.
+func (s *Session) Err() error {
 	select {
 	case <-s.done:
-		return ErrGone
+		return s.cause
 	default:
-	}
-	select {
-	case s.control <- m:
 		return nil
-	default:
-		s.fail(ErrSlow)
-		return ErrSlow
 	}
 }
+
+// Delivered reports whether the peer sent anything after it went live.
+func (s *Session) Delivered() bool { return s.delivered.Load() }
 
 // Probe pings the peer and waits for the answer. It returns nil if the peer
 // lives, else ErrGone or the cause of ctx. Not every device answers pings, so
@@ -281,10 +334,7 @@ func (s *Session) Probe(ctx context.Context) error {
 	default:
 	}
 	s.probe.Add(1)
-	select {
-	case s.pings <- struct{}{}:
-	default: // one is already due
-	}
+	nudge(s.pings)
 	heard := s.heard
 	var settled <-chan time.Time
 	for {
@@ -335,11 +385,18 @@ func (s *Session) Run(ctx context.Context, up func()) error {
 	stop := context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })
 	defer stop()
 
+	first := protocol.ServerActivate{ActiveRoles: s.offered}
+	if s.sealed != nil {
+		first = s.sealed.sealing.Activate(s)
+		s.setRoles(first.ActiveRoles)
+	}
 	var wg sync.WaitGroup
-	wg.Go(func() { s.fail(s.read()) }) // ends when the socket is closed
-	wg.Go(func() {                     // ends with done, at most closeDeadline later
-		s.fail(s.write())
-		_ = s.ws.Close() // frees the reader, whose error is then not the first
+	wg.Go(func() { contain.Run(s.log, s.read, s.fail) }) // ends when the socket is closed
+	wg.Go(func() {                                       // ends with done, at most closeDeadline later
+		contain.Run(s.log, func() error { return s.write(first) }, func(err error) {
+			s.fail(err)
+			_ = s.ws.Close() // frees the reader, whose error is then not the first
+		})
 	})
 	if s.awaitState() {
 		up()

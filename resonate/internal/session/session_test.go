@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,9 +14,10 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"resonatebridge/resonate/internal/contain"
 	"resonatebridge/resonate/internal/dialect"
-	"resonatebridge/resonate/internal/pipe"
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/tests/pipe"
 	"resonatebridge/timesync"
 )
 
@@ -222,28 +224,90 @@ func TestStaysUp(t *testing.T) {
 	}
 }
 
-// A peer that does not read is cut off when its queue is full; what it costs
-// until then is bounded.
+// A peer that does not read is cut off, once, when what waits for it reaches its
+// bytes, of whatever size the messages are (races: B8, X3).
 func TestSlowConsumer(t *testing.T) {
+	for _, size := range []int{0, 1 << 10, 64 << 10} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r, _ := live(t)
+				clog(t, r)
+				taken, slow, most := 0, 0, 0
+				for range 10_000 {
+					switch err := r.Send(says("", strings.Repeat("x", size))); {
+					case err == nil:
+						taken++
+					case errors.Is(err, ErrSlow):
+						slow++
+					case !errors.Is(err, ErrGone):
+						t.Errorf("send: got %v", err)
+					}
+					most = max(most, r.waiting())
+				}
+				if slow != 1 {
+					t.Errorf("%d messages were refused as too slow, want 1", slow)
+				}
+				if least := 256<<10 - size - 1024; most > 256<<10 || most < least {
+					t.Errorf("%d bytes waited in %d messages, want %d to %d", most, taken, least, 256<<10)
+				}
+				must(t, "run", r.result(), ErrSlow)
+			})
+		})
+	}
+}
+
+// waiting is how many bytes wait for the writer.
+func (s *Session) waiting() int {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	return s.queue.bytes
+}
+
+// A message that is larger than the queue is sent when nothing else waits.
+func TestLargeMessage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, p := live(t)
+		must(t, "send", r.Send(says("large", strings.Repeat("x", 300<<10))), nil)
+		p.listen()
+		synctest.Wait()
+		must(t, "send", r.Send(says("next", "")), nil)
+		synctest.Wait()
+		if got := len(p.messages("group/update")); got != 2 || r.waiting() != 0 {
+			t.Errorf("%d messages came and %d bytes wait, want 2 and 0", got, r.waiting())
+		}
+	})
+}
+
+// States are levels: a peer that stands gets the newest of each kind, whatever
+// was shown meanwhile, and never fails over them.
+func TestShowKeepsTheNewest(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r, p := live(t)
 		clog(t, r)
-		taken, slow := 0, 0
-		for range 1000 {
-			switch err := r.Send(says("", "")); {
-			case err == nil:
-				taken++
-			case errors.Is(err, ErrSlow):
-				slow++
-			case !errors.Is(err, ErrGone):
-				t.Errorf("send: got %v", err)
-			}
+		must(t, "send", r.Send(protocol.ServerCommand{Command: protocol.CommandVolume, Volume: 7}), nil)
+		for i := range 10_000 {
+			r.Show(protocol.ServerState{Group: &protocol.GroupUpdate{PlaybackState: protocol.PlaybackStopped, GroupID: "g", GroupName: strconv.Itoa(i)}})
+			r.Show(protocol.ServerState{Controller: &protocol.ControllerState{Volume: i % 100}})
 		}
-		if taken != 256 || slow != 1 {
-			t.Errorf("%d messages were taken and %d refused as too slow; want 256 and 1", taken, slow)
+		r.Show(protocol.ServerState{Metadata: &protocol.Metadata{Title: "song"}})
+		synctest.Wait()
+		if r.isOver() {
+			t.Fatalf("it ended: %v", r.result())
 		}
-		must(t, "run", r.result(), ErrSlow)
-		_ = p
+		p.listen()
+		synctest.Wait()
+		want := []string{"server/hello", "group/update", "group/update", "server/state", "server/command"}
+		if got := p.types(); !slices.Equal(got, want) { // the first group/update clogs
+			t.Errorf("frames %v, want %v", got, want)
+		}
+		if got := p.messages("group/update"); !strings.Contains(got[len(got)-1], `"9999"`) {
+			t.Errorf("group %s, want the newest", got[len(got)-1])
+		}
+		if got := p.messages("server/state")[0]; !strings.Contains(got, `"volume":99`) || !strings.Contains(got, "song") {
+			t.Errorf("state %s, want the newest of both", got)
+		}
+		r.Kill(errKill)
+		r.Show(protocol.ServerState{Group: &protocol.GroupUpdate{}}) // after the end it does nothing
 	})
 }
 
@@ -650,5 +714,40 @@ func TestKillWithoutRun(t *testing.T) {
 		s.Kill(errKill)
 		<-p.ended
 		must(t, "send", s.Send(says("", "")), ErrGone)
+	})
+}
+
+// A panic over what a peer sent, or in what the session calls, ends this
+// session and nothing else. The guards are the calls of contain in Greet and
+// Run; without them one speaker can end the process, and again after each start.
+func TestPanicEndsItsSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		other, _ := live(t)
+		spoilt := func(u *setup) {
+			u.Handle = func(*Session, protocol.ClientMessage) { panic("oh no") }
+		}
+		r, p := begin(t, spoilt)
+		p.listen()
+		run := run(t, r)
+		p.send(state)
+		must(t, "the reader", run.result(), contain.ErrPanic)
+
+		r, p = begin(t, func(u *setup) {
+			u.Hello = func(protocol.ClientHello) protocol.ServerHello { panic("oh no") }
+		})
+		p.listen()
+		must(t, "the writer", r.Run(t.Context(), func() { t.Error("up was called") }), contain.ErrPanic)
+		<-p.ended
+
+		ours, p := connect(t, pipe.DefaultCapacity)
+		p.send(hello)
+		p.listen()
+		_, err := Greet(t.Context(), ours, "", Options{Override: func(string) dialect.Name { panic("oh no") }})
+		must(t, "the hello", err, contain.ErrPanic)
+		<-p.ended // it is closed
+
+		if other.isOver() {
+			t.Errorf("another session ended, too: %v", other.result())
+		}
 	})
 }

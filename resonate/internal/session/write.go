@@ -2,7 +2,6 @@ package session
 
 import (
 	"fmt"
-	"log/slog"
 	"strconv"
 	"time"
 
@@ -15,33 +14,51 @@ import (
 
 type micros = timesync.Micros
 
-// write is the writer goroutine: server/hello first, then answers to
-// client/time before anything else, then control messages in order.
-func (s *Session) write() error {
-	hello := s.opts.Hello(s.hello)
-	hello.ActiveRoles = s.roles
-	if err := s.message(hello); err != nil {
+// write is the writer goroutine: server/hello or server/activate first, then
+// answers to client/time before anything else, then what is queued, then audio
+// and what is seen.
+func (s *Session) write(first protocol.ServerActivate) error {
+	if err := s.begin(first); err != nil {
 		return err
 	}
 	tick := time.NewTicker(s.opts.PingEvery)
 	defer tick.Stop()
 	var buf []byte // reused for answers to client/time
 	for {
+		var err error
+		if s.wornOut() {
+			again := protocol.ServerActivate{Activities: s.sealed.last.Activities}
+			if err = s.rekey(rekey{credential: s.sealed.used, activation: again}); err != nil {
+				return err
+			}
+		}
 		select { // time answers age; they go first
 		case t := <-s.times:
-			var err error
 			if buf, err = s.time(buf, t); err != nil {
 				return err
 			}
 			continue
 		default:
 		}
-		var err error
+		select { // and commands before audio
+		case <-s.queue.wake:
+			if err = s.perform(s.next()); err != nil {
+				return err
+			}
+			continue
+		default:
+		}
 		select {
 		case t := <-s.times:
 			buf, err = s.time(buf, t)
-		case m := <-s.control:
-			err = s.message(m)
+		case <-s.queue.wake:
+			err = s.perform(s.next())
+		case x := <-s.streams.queue:
+			err = s.step(x)
+		case x := <-s.visuals.queue:
+			err = s.visual(x)
+		case <-s.artwork.wake:
+			err = s.picture()
 		case <-s.pings:
 			err = s.ping()
 		case <-tick.C:
@@ -54,6 +71,27 @@ func (s *Session) write() error {
 			return err
 		}
 	}
+}
+
+// begin opens the session for the client.
+func (s *Session) begin(first protocol.ServerActivate) error {
+	if s.sealed != nil {
+		return s.activate(first)
+	}
+	hello := s.opts.Hello(s.hello)
+	hello.ActiveRoles = first.ActiveRoles
+	return s.encode(hello)
+}
+
+// perform carries out what was queued.
+func (s *Session) perform(x item) error {
+	switch {
+	case x.rekey != nil:
+		return s.rekey(*x.rekey)
+	case x.activation != nil:
+		return s.activate(*x.activation)
+	}
+	return s.frames(x.frames)
 }
 
 // farewell says the close frame, within closeDeadline.
@@ -79,13 +117,7 @@ func (s *Session) time(buf []byte, t timeRequest) ([]byte, error) {
 	return buf, s.frame(dialect.Frame{Data: buf})
 }
 
-func (s *Session) message(m protocol.ServerMessage) error {
-	frames, err := s.wire.Encode(m)
-	if err != nil {
-		// Our own fault, never the peer's: say it and keep the connection.
-		s.log.Error("message not sent", slog.Any("err", err))
-		return nil
-	}
+func (s *Session) frames(frames []dialect.Frame) error {
 	for _, f := range frames {
 		if err := s.frame(f); err != nil {
 			return err
@@ -95,14 +127,29 @@ func (s *Session) message(m protocol.ServerMessage) error {
 }
 
 func (s *Session) frame(f dialect.Frame) error {
+	if x := s.sealed; x != nil {
+		x.message = f.AppendMessage(x.message[:0])
+		return x.write(s.ws, s.opts.WriteTimeout, x.message, s.wire.OldFragments())
+	}
 	kind := websocket.TextMessage
 	if f.Binary {
 		kind = websocket.BinaryMessage
 	}
-	if err := s.ws.SetWriteDeadline(time.Now().Add(s.opts.WriteTimeout)); err != nil {
+	return writeMessage(s.ws, s.opts.WriteTimeout, kind, f.Data)
+}
+
+func writeMessage(ws *websocket.Conn, timeout time.Duration, kind int, data []byte) error {
+	if err := extendWrite(ws, timeout); err != nil {
+		return err
+	}
+	if err := ws.WriteMessage(kind, data); err != nil {
 		return fmt.Errorf("session: write: %w", err)
 	}
-	if err := s.ws.WriteMessage(kind, f.Data); err != nil {
+	return nil
+}
+
+func extendWrite(ws *websocket.Conn, timeout time.Duration) error {
+	if err := ws.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return fmt.Errorf("session: write: %w", err)
 	}
 	return nil

@@ -22,7 +22,6 @@ type actor[E any, S Session] struct {
 	why       Why       // what causes the next attempt
 	tried     []E       // by the attempt under way
 	moves     int       // attempts in a row that a changed endpoint cancelled
-	mistakes  int       // attempts in a row that met another device
 	lastProbe time.Time
 }
 
@@ -138,7 +137,7 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 				r.s.Kill(err)
 				return none, err
 			}
-			a.mistakes = 0
+			a.renumber()
 			return r.s, nil
 		case <-greeting:
 			greeting = nil
@@ -155,18 +154,21 @@ func (a *actor[E, S]) dial(ctx context.Context) (S, error) {
 	}
 }
 
-// turn waits until the next attempt may start, and takes a slot: the key's
-// floor, then the map's attempts in flight, then its rate.
+// turn waits until the next attempt may start, and takes a slot: the spread of
+// the start, the key's floor, then the map's attempts in flight, then its rate.
 func (a *actor[E, S]) turn(ctx context.Context) error {
 	m := a.m
 	m.mu.Lock()
-	last, known := a.e.lastDial, len(a.e.candidates) > 0
+	earliest, known := a.e.notBefore, len(a.e.candidates) > 0
+	if last := a.e.lastDial; !last.IsZero() && last.Add(m.o.Floor).After(earliest) {
+		earliest = last.Add(m.o.Floor)
+	}
 	m.mu.Unlock()
 	if !known {
 		return errNoEndpoint
 	}
-	if !last.IsZero() {
-		if err := a.sleep(ctx, time.Until(last.Add(m.o.Floor))); err != nil {
+	if wait := time.Until(earliest); wait > 0 {
+		if err := a.sleep(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -224,7 +226,7 @@ func (a *actor[E, S]) begin() (Attempt[E], error) {
 	}
 	a.m.gen++
 	a.gen, a.inbound = a.m.gen, false
-	at := Attempt[E]{Key: a.e.key, Gen: a.gen, Why: a.why | a.pending, Number: a.failures, ExpectID: a.e.id}
+	at := Attempt[E]{Key: a.e.key, Why: a.why | a.pending, Number: a.failures, ExpectID: a.e.id}
 	for _, c := range a.e.candidates {
 		at.Endpoints = append(at.Endpoints, c.ep)
 	}
@@ -302,6 +304,18 @@ func (a *actor[E, S]) nextGen() uint64 {
 	return a.m.gen
 }
 
+// renumber makes the generation of a session that was just bound to its client
+// the newest one: while it was dialled the same client may have come and gone
+// under another key.
+func (a *actor[E, S]) renumber() {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if a.gen != a.m.gen {
+		a.m.gen++
+		a.gen = a.m.gen
+	}
+}
+
 // judge says what follows cause.
 func (a *actor[E, S]) judge(cause error) Verdict {
 	switch {
@@ -319,22 +333,26 @@ func (a *actor[E, S]) judge(cause error) Verdict {
 	return a.m.o.Judge(cause)
 }
 
-// misled learns from an attempt that met another device. As long as there are
-// candidates that were not tried first it puts the next one first, and reports
-// true. After that it lets the aliases go, which then find out on their own
-// whose addresses they have.
+// misled learns from an attempt that met another device. The address that was
+// tried first is taken for that one's, and whose it is has to be found out anew,
+// or nobody would once this entry is up elsewhere: an alias is let go, and from
+// the entry's own the aliases take the client with them. It reports whether
+// there is something to try at once.
 func (a *actor[E, S]) misled() (retry bool) {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.mistakes++
-	c := a.e.candidates
-	if a.mistakes < len(c) {
-		a.e.candidates = append(slices.Clone(c[1:]), c[0])
-		return true
+	m, e := a.m, a.e
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch c := e.candidates; {
+	case len(c) == 0:
+		return false
+	case c[0].key != e.key:
+		m.partLocked(e, c[0])
+		return len(c) > 1
+	case len(c) == 1:
+		return false
 	}
-	a.mistakes = 0
-	a.m.releaseLocked(a.e)
-	return false
+	m.forgetLocked(e)
+	return true
 }
 
 // pause publishes the end of a session or attempt and waits until the next one

@@ -22,8 +22,9 @@
 //     its own goroutine's last act, compared by pointer, when its session has
 //     ended. So there is at most one live session per key, and a successor
 //     starts after its predecessor is gone.
-//   - Up and its end alternate strictly per key, and generations rise, over
-//     the whole map and without reset, so also from one entry to the next.
+//   - Up and its end alternate strictly per key and per client id, and
+//     generations rise, over the whole map and without reset, so also from one
+//     entry to the next and from one key to the other.
 //   - A session that comes up after its entry was removed is closed by the
 //     same code that would have served it, and nobody hears of it. No Up is
 //     published after Remove has returned; a Notify call that was under way
@@ -35,12 +36,13 @@
 //     Nudge, Remove and Status of the alias then concern that candidate. When
 //     the holder is gone for good, every alias that nobody removed gets an
 //     entry of its own again.
-//   - A key that is bound to an id keeps it as long as its entry lives. When
-//     another device answers, the session is killed; the next candidate is
-//     tried first, and when all were, the aliases are released and the key
-//     waits 30 to 300 s. Only an attempt caused by WhyUser, WhyConfig or
-//     WhyReannounced may bind the key to the new id, or make it an alias of
-//     the entry that has that id.
+//   - A key that is bound to an id keeps it as long as its entry lives and the
+//     id has no other way. When another device answers, the session is killed.
+//     An alias that led there is released; from the entry's own endpoint the
+//     aliases are, and take the id with them. Without any, the key waits 30 to
+//     300 s. Then only an attempt caused by WhyUser, WhyConfig or WhyReannounced
+//     may bind the key to the new id, or make it an alias of the entry that has
+//     that id.
 //     An entry that Adopt made never changes its id.
 //   - An entry that has nothing to dial, no session, and nobody waiting leaves
 //     the map; its last status carries cause and verdict.

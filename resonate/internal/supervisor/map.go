@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +28,11 @@ type Map[E any, S Session] struct {
 	entries     map[Key]*entry[E, S]
 	aliases     map[Key]*entry[E, S]    // key -> holder of the id it turned out to have
 	ids         map[string]*entry[E, S] // client id -> entry that is bound to it
+	left        map[Key]time.Time       // last attempt of keys that left the map, for the floor
+	leftMost    int                     // when left is cleared of what is older than the floor
 	gen         uint64
 	provisional int
+	spreadUntil time.Time // see Options.Spread; zero before the first entry
 	shut        bool
 }
 
@@ -55,6 +59,7 @@ type entry[E any, S Session] struct {
 	arrival      *arrival[S]    // newest inbound session that waits for the actor
 	provisional  bool           // counted in Map.provisional
 	status       Status[S]
+	notBefore    time.Time // of the first attempt
 	lastDial     time.Time // floors hold across successors
 	lastAnnounce time.Time
 }
@@ -93,6 +98,7 @@ func New[E any, S Session](o Options[E, S]) *Map[E, S] {
 		entries: make(map[Key]*entry[E, S]),
 		aliases: make(map[Key]*entry[E, S]),
 		ids:     make(map[string]*entry[E, S]),
+		left:    make(map[Key]time.Time),
 	}
 	close(m.closed)
 	return m
@@ -101,8 +107,9 @@ func New[E any, S Session](o Options[E, S]) *Map[E, S] {
 // Ensure wants a connection to ep under key. It starts an entry if there is
 // none; tells the entry if ep changed; does nothing if it is equal. While the
 // key's last entry is ending, it asks for one successor, which starts when
-// that entry is gone. Of a key that turned out to be an alias it changes the
-// candidate endpoint of the holder.
+// that entry is gone. A key that turned out to be an alias gets an entry of its
+// own again when ep changed: another player may be there. It stays a candidate
+// of the holder, with its new endpoint, if the holder has no other way to go.
 //
 // created reports whether this call asked for a new entry. The error is
 // ErrClosed or ErrKey.
@@ -116,6 +123,10 @@ func (m *Map[E, S]) Ensure(key Key, ep E) (created bool, err error) {
 		return false, ErrClosed
 	}
 	if holder := m.aliases[key]; holder != nil {
+		if c := holder.candidate(key); !m.o.Equal(c.ep, ep) && holder.spares(key) {
+			m.partLocked(holder, candidate[E]{key: key, ep: ep})
+			return true, nil
+		}
 		m.offerLocked(holder, key, ep)
 		return false, nil
 	}
@@ -123,7 +134,7 @@ func (m *Map[E, S]) Ensure(key Key, ep E) (created bool, err error) {
 	switch {
 	case e == nil: // RC-9: in the map before its goroutine exists, under one mutex
 		first := ep
-		m.startLocked(key, birth[E, S]{ep: &first}, time.Time{}, time.Time{})
+		m.startLocked(key, birth[E, S]{ep: &first}, m.left[key], time.Time{})
 		return true, nil
 	case e.stopping: // RC-10: never beside the old one
 		created = e.next == nil
@@ -171,8 +182,8 @@ func (m *Map[E, S]) offerLocked(e *entry[E, S], key Key, ep E) {
 // If that entry is not connected, the session becomes its next one and ends
 // an attempt under way. If it has a session, that one is probed first: when it
 // answers, the newcomer is killed with ErrDuplicate, so that nobody evicts a
-// live player by claiming its id; when it does not, the newcomer takes over
-// after the old one is gone. At most one newcomer waits per entry; a newer one
+// live player by claiming its id; when it does not, or the newcomer has proven
+// its id, it takes over after the old one is gone. At most one newcomer waits per entry; a newer one
 // kills it.
 //
 // While that entry is ending, the session waits for it to be gone and then
@@ -255,10 +266,22 @@ func (m *Map[E, S]) settledLocked(e *entry[E, S]) {
 	}
 }
 
+// candidate is the one that is known under key, which is one of e's.
+func (e *entry[E, S]) candidate(key Key) candidate[E] {
+	return e.candidates[slices.IndexFunc(e.candidates, func(c candidate[E]) bool { return c.key == key })]
+}
+
+// spares reports whether e can do without the candidate of an alias.
+func (e *entry[E, S]) spares(key Key) bool {
+	live := e.status.State == Up && e.status.Inbound
+	return !e.stopping && (live || slices.ContainsFunc(e.candidates, func(c candidate[E]) bool { return c.key != key }))
+}
+
 // Nudge says "retry now" and why. It can't be lost: a nudge during an attempt
 // that fails ends the wait after it. WhyAnnounced alone causes an attempt at
 // most every AnnounceFloor. A live session is probed, not replaced. The result
-// reports whether the key is known; of an alias the holder is nudged.
+// reports whether the key is known; of an alias the holder is nudged, and with
+// WhyReannounced it is found out anew whether it still is one.
 func (m *Map[E, S]) Nudge(key Key, why Why) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -273,6 +296,9 @@ func (m *Map[E, S]) Nudge(key Key, why Why) bool {
 		if e.candidates[i].key == key {
 			e.candidates[i].heard(why)
 		}
+	}
+	if m.aliases[key] == e && why&WhyReannounced != 0 && e.spares(key) {
+		m.partLocked(e, e.candidate(key))
 	}
 	e.poke(why & whyPublic)
 	return true
@@ -458,6 +484,10 @@ func (m *Map[E, S]) startLocked(key Key, b birth[E, S], lastDial, lastAnnounce t
 	}
 	if b.ep != nil {
 		e.candidates = []candidate[E]{{key: key, ep: *b.ep, withdrawn: b.withdrawn}}
+		if m.spreadUntil.IsZero() {
+			m.spreadUntil = now.Add(m.o.Spread)
+		}
+		e.notBefore = now.Add(m.dice.upTo(m.spreadUntil.Sub(now)))
 	}
 	if b.in != nil {
 		e.id = b.in.id
@@ -501,6 +531,7 @@ func (m *Map[E, S]) exit(e *entry[E, S]) {
 	}
 	if m.entries[e.key] == e { // RC-10: by identity, not by key
 		delete(m.entries, e.key)
+		m.leaveLocked(e)
 		if e.next != nil {
 			key := e.key
 			if e.next.ep == nil { // a key of Ensure is never live unless it is wanted
@@ -517,6 +548,21 @@ func (m *Map[E, S]) exit(e *entry[E, S]) {
 	}
 }
 
+// leaveLocked remembers when a key that leaves the map was dialled, for as long
+// as the floor: an advertisement that flaps dials no more often than one that
+// stays.
+func (m *Map[E, S]) leaveLocked(e *entry[E, S]) {
+	if m.o.Floor <= 0 || e.lastDial.IsZero() {
+		return
+	}
+	m.left[e.key] = e.lastDial
+	if len(m.left) > m.leftMost {
+		now := time.Now()
+		maps.DeleteFunc(m.left, func(_ Key, at time.Time) bool { return now.Sub(at) >= m.o.Floor })
+		m.leftMost = 2*len(m.left) + 64
+	}
+}
+
 // releaseLocked lets go of the aliases of e. Each is still wanted, else Remove
 // had dropped it: it lives on as an entry of its own, or as successor of its
 // first one, which may still be closing its session.
@@ -527,17 +573,32 @@ func (m *Map[E, S]) releaseLocked(e *entry[E, S]) {
 			own = append(own, c)
 			continue
 		}
-		delete(m.aliases, c.key)
-		b := birth[E, S]{ep: &c.ep, withdrawn: c.withdrawn}
-		switch old := m.entries[c.key]; {
-		case m.shut:
-		case old != nil:
-			old.next = &b
-		default:
-			m.startLocked(c.key, b, e.lastDial, e.lastAnnounce)
-		}
+		m.partLocked(e, c)
 	}
 	e.candidates = own
+}
+
+// partLocked makes an alias of e a key of its own.
+func (m *Map[E, S]) partLocked(e *entry[E, S], c candidate[E]) {
+	e.candidates = slices.DeleteFunc(slices.Clone(e.candidates), func(x candidate[E]) bool { return x.key == c.key })
+	delete(m.aliases, c.key)
+	b := birth[E, S]{ep: &c.ep, withdrawn: c.withdrawn}
+	switch old := m.entries[c.key]; {
+	case m.shut:
+	case old != nil:
+		old.next = &b
+	default:
+		m.startLocked(c.key, b, e.lastDial, e.lastAnnounce)
+	}
+}
+
+// forgetLocked has e belong to nobody: its aliases were the old one's.
+func (m *Map[E, S]) forgetLocked(e *entry[E, S]) {
+	if m.ids[e.id] == e {
+		delete(m.ids, e.id)
+	}
+	e.id = ""
+	m.releaseLocked(e)
 }
 
 // bind ties the entry to the client id of a hello that it dialled to. ErrAlias
@@ -560,9 +621,7 @@ func (m *Map[E, S]) bind(e *entry[E, S], id string, why Why) error {
 		if e.inbound || e.arrival != nil || why&(WhyUser|WhyConfig|WhyReannounced) == 0 {
 			return fmt.Errorf("%w: got client %q, want %q", ErrAddressReused, id, e.id)
 		}
-		delete(m.ids, e.id)
-		e.id = ""
-		m.releaseLocked(e) // they were the old one's
+		m.forgetLocked(e)
 	}
 	if holder != nil {
 		e.stopping = true

@@ -542,6 +542,11 @@ func TestCloseBoundedInEveryState(t *testing.T) {
 		{"up, ends never by itself", Up, &device{id: "A", stuck: true}, nil},
 		{"draining", Draining, &device{id: "A", stuck: true}, func(b *bench) { b.m.Remove("k"); b.ensure("k", "a") }},
 		{"parked", Parked, &device{id: "A", dropErr: &verdictError{Verdict{Action: Park, Reason: "x"}}}, nil},
+		{"waiting for its share of the spread", Waiting, &device{id: "A"}, func(b *bench) {
+			<-b.m.Remove("k")
+			b.m.o.Spread, b.m.spreadUntil = time.Hour, time.Time{}
+			b.ensure("k", "a")
+		}},
 		{"newcomer waits for a probe", Up, &device{id: "A", mute: true}, func(b *bench) { b.adopt(&device{id: "A"}) }},
 		{"newcomer waits for a successor", Draining, &device{id: "A", stuck: true}, func(b *bench) { b.m.Remove("k"); b.adopt(&device{id: "A"}) }},
 	} {

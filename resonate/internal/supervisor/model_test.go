@@ -38,7 +38,7 @@ const modelKeys, modelDevices = 4, 3
 // comes up; after each schedule the world is healed, and then a device is
 // connected exactly once if a key of it is wanted, else not at all.
 func TestUpDownAlternateGenerations(t *testing.T) {
-	ops := []string{"ensure", "ensure", "ensure", "remove", "remove", "nudge", "nudgeall", "drop", "drop", "adopt", "power", "mute", "slow", "pass", "pass"}
+	ops := []string{"ensure", "ensure", "ensure", "remove", "remove", "flap", "nudge", "nudgeall", "drop", "drop", "adopt", "power", "mute", "slow", "pass", "pass"}
 	steps := rapid.Custom(func(rt *rapid.T) step {
 		return step{
 			op:   rapid.SampledFrom(ops).Draw(rt, "op"),
@@ -129,6 +129,16 @@ func (w *modelWorld) do(s step) {
 	case "remove":
 		w.want(key, "")
 		b.m.Remove(key)
+		settle = s.long > 0
+	case "flap": // removed, wanted, and perhaps not wanted after all, all in one tick
+		addr := fmt.Sprintf("d%d-a", keyDevice(s.key))
+		b.m.Remove(key)
+		w.want(key, addr)
+		b.ensure(key, addr)
+		if s.hard {
+			w.want(key, "")
+			b.m.Remove(key)
+		}
 		settle = s.long > 0
 	case "nudge":
 		b.m.Nudge(key, s.why)

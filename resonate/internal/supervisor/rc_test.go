@@ -220,3 +220,134 @@ func TestRC10SuccessorSurvivesPredecessor(t *testing.T) {
 		}
 	})
 }
+
+// RC-2, of the actor: what ended the session first is its cause, whoever ends
+// it again while it drains. Guard: the first look of end. Without it the Down
+// of a half-open connection says that somebody removed it.
+func TestRC2ActorsFirstCauseWins(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		d := b.net.put("a", &device{id: "A", deaf: 10 * time.Second})
+		b.ensure("k", "a")
+		b.pass(time.Second)
+		b.net.change(func() { d.mute = true })
+		b.m.Nudge("k", WhyUser)
+		b.pass(3 * time.Second) // the probe has failed, the session drains
+		<-b.m.Remove("k")
+		e := b.see.edges("k")
+		if b.see.pattern("k") != "UD" || !errors.Is(e[1].st.Cause, ErrHalfOpen) {
+			t.Errorf("edges: got %s, the last %+v; want UD, ErrHalfOpen", b.see.pattern("k"), e[len(e)-1].st)
+		}
+		if got := count(b.see.log, func(st Status[*fakeSession]) bool { return st.State == Draining }); got != 1 {
+			t.Errorf("told %d times that it drains, want once", got)
+		}
+	})
+}
+
+// G3: an end that nobody gave a reason for is an end like any other. Guard:
+// parted makes ErrEnded of it.
+func TestEndWithoutACauseIsRetried(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.net.put("a", &device{id: "A"})
+		b.ensure("k", "a")
+		b.pass(time.Second)
+		b.session("k").fail(nil)
+		b.pass(5 * time.Second)
+		e := b.see.edges("k")
+		if b.see.pattern("k") != "UDU" || !errors.Is(e[1].st.Cause, ErrEnded) {
+			t.Errorf("edges: got %s, want UDU, the down with ErrEnded", b.see.pattern("k"))
+		}
+	})
+}
+
+// G7: a client is back in the very moment in which its old entry leaves: that
+// has decided to go and is still in the map. Guard: the stopping case of adopt.
+// Without it the entry takes the newcomer with it.
+func TestNewcomerMeetsTheLeaving(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		var next *fakeSession
+		b.see.hook = func(st Status[*fakeSession]) {
+			if st.State == Gone && next == nil {
+				next = b.adopt(&device{id: "A"})
+			}
+		}
+		first := b.adopt(&device{id: "A"})
+		b.pass(time.Second)
+		first.fail(errPeer)
+		b.pass(time.Second)
+		if st := b.status("in:A"); st.State != Up || st.Session != next {
+			t.Errorf("got %v (%v), want up with the newcomer", st.State, st.Cause)
+		}
+		if _, peak := b.net.liveOf("A"); peak != 1 {
+			t.Errorf("peak: got %d, want 1", peak)
+		}
+	})
+}
+
+// B5: what is announced again and again without a change is no reason to dial.
+// Guard: offerLocked wakes only for another endpoint.
+func TestEqualEnsureIsNoNudge(t *testing.T) {
+	inBubble(t, func(o *Options[string, *fakeSession]) {
+		o.BackoffBase, o.BackoffCap = 1000*time.Hour, 1000*time.Hour
+	}, func(b *bench) {
+		b.ensure("dead", "nowhere")
+		b.pass(time.Second)
+		for range 10_000 { // in 60 s
+			b.ensure("dead", "nowhere")
+			b.pass(6 * time.Millisecond)
+		}
+		if got := len(b.net.dialed()); got != 1 {
+			t.Errorf("dials: got %d, want its first", got)
+		}
+	})
+}
+
+// B22: what waits for its turn ends at once, whoever holds the turn. Guards:
+// the contexts in turn and in sleep.
+func TestRemoveWhileWaitingForItsTurn(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		set  func(*Options[string, *fakeSession])
+	}{
+		{"for a slot", func(o *Options[string, *fakeSession]) { o.DialsInFlight = 1 }},
+		{"for the rate", func(o *Options[string, *fakeSession]) { o.DialBurst, o.DialRate = 1, 0.01 }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, tc.set, func(b *bench) {
+				b.net.put("slow", &device{id: "S", latency: 10 * time.Second})
+				b.ensure("slow", "slow")
+				b.pass(time.Second)
+				b.ensure("k", "a")
+				b.pass(time.Second)
+				start := time.Now()
+				<-b.m.Remove("k")
+				if took := time.Since(start); took != 0 || len(b.net.dialed()) != 1 {
+					t.Errorf("gone after %v and %d dials; want at once, and one of the other", took, len(b.net.dialed()))
+				}
+			})
+		})
+	}
+}
+
+// RC-7, over two keys: while the device is dialled it connects by itself, and
+// that connection ends before the dialled one is up. Its generation is the
+// newer one all the same. Guard: renumber. Without it the Up of generation 2
+// follows that of 4, and who drops what is older than what was drops the truth.
+func TestRC7GenerationsRisePerClient(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		gate := make(chan struct{})
+		b.net.put("a", &device{id: "A", gate: gate})
+		b.ensure("k", "a")
+		b.pass(time.Second)
+		b.adopt(&device{id: "A", dropErr: errPeer, dropIn: time.Second})
+		b.pass(5 * time.Second)
+		close(gate)
+		b.pass(time.Second)
+		edges := b.see.edges("")
+		if len(edges) != 3 || !edges[0].up || edges[1].up || !edges[2].up || edges[2].st.Key != "k" {
+			t.Fatalf("edges: got %+v, want up and down of in:A, then up of k", edges)
+		}
+		if edges[2].gen <= edges[1].gen {
+			t.Errorf("the later session has generation %d, the one before it %d", edges[2].gen, edges[1].gen)
+		}
+	})
+}

@@ -33,6 +33,39 @@ func TestBackoffCeiling(t *testing.T) {
 
 // TestNeverGivesUp also shows the long ceiling: a speaker that is away for a
 // day is dialled at least every 5 minutes, and found within 5 minutes.
+// The first attempts of a start are spread, later ones are not (races: B26).
+func TestSpread(t *testing.T) {
+	const spread = 2 * time.Second
+	inBubble(t, func(o *Options[string, *fakeSession]) { o.Spread = spread }, func(b *bench) {
+		announce := func(from, to int) {
+			for i := from; i < to; i++ {
+				a := fmt.Sprint(i)
+				b.net.put(a, &device{id: "id" + a})
+				b.ensure(Key("k"+a), a)
+			}
+		}
+		announce(0, 100)
+		b.pass(spread / 2)
+		announce(100, 200)
+		b.pass(spread/2 + time.Millisecond)
+		dials := b.net.dialed()
+		if len(dials) != 200 || b.see.ups("") != 200 {
+			t.Fatalf("after %v: %d dials, %d up; want 200 of each", spread, len(dials), b.see.ups(""))
+		}
+		start := dials[0].at
+		for _, d := range dials {
+			if n := count(dials, func(x dialRecord) bool { return x.at.Sub(d.at).Abs() < spread/20 }); n > 80 { // 10 to 30 are expected
+				t.Fatalf("%d of 200 dials within %v of %v, want them spread", n, spread/10, d.at.Sub(start))
+			}
+		}
+		announce(200, 250)
+		b.pass(0)
+		if got := len(b.net.dialed()); got != 250 {
+			t.Errorf("%d dials at once after the start, want 50", got-200)
+		}
+	})
+}
+
 func TestNeverGivesUp(t *testing.T) {
 	inBubble(t, nil, func(b *bench) {
 		d := b.net.put("a", &device{id: "A", down: true})
@@ -429,6 +462,59 @@ func TestMisledAliasIsReleased(t *testing.T) {
 	}
 }
 
+// An alias whose address leads to another device by now is that one's, also
+// when the holder is found elsewhere and stays up.
+func TestMisledAliasLeavesLiveHolder(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		d := &device{id: "A"}
+		b.adopt(d)
+		for key, addr := range map[Key]string{"k1": "a1", "k2": "a2"} {
+			b.net.put(addr, d)
+			b.ensure(key, addr)
+			b.pass(time.Second)
+		}
+		b.net.put("a1", &device{id: "B"})
+		b.net.put("a2", &device{id: "C"})
+		b.net.put("a3", d)
+		b.ensure("k3", "a3")
+		b.pass(time.Second)
+		if got := b.status("k3").Key; got != "in:A" {
+			t.Fatalf("holder of k3: got %s, want in:A", got)
+		}
+		b.session("in:A").fail(errPeer)
+		b.pass(time.Minute)
+		for key, id := range map[Key]string{"in:A": "A", "k1": "B", "k2": "C"} {
+			if got := b.session(key).ID(); got != id {
+				t.Errorf("id of %s: got %q, want %q", key, got, id)
+			}
+		}
+	})
+}
+
+// The same with the holder's own address: the aliases take the client with them,
+// and the key finds out whose it is.
+func TestMisledHolderMakesRoom(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		d := b.net.put("a1", &device{id: "A"})
+		b.net.put("a2", d)
+		b.ensure("k1", "a1")
+		b.pass(time.Second)
+		b.ensure("k2", "a2")
+		b.pass(time.Second)
+		if got := b.status("k2").Key; got != "k1" {
+			t.Fatalf("holder of k2: got %s, want k1", got)
+		}
+		b.net.put("a1", &device{id: "B"})
+		b.session("k1").fail(errPeer)
+		b.pass(time.Minute)
+		for key, id := range map[Key]string{"k1": "B", "k2": "A"} {
+			if got := b.session(key).ID(); got != id {
+				t.Errorf("id of %s: got %q, want %q", key, got, id)
+			}
+		}
+	})
+}
+
 func TestAdopt(t *testing.T) {
 	park := &verdictError{Verdict{Action: Park, Leaves: WhyUser, Reason: "another_server"}}
 	for _, tc := range []struct {
@@ -689,4 +775,44 @@ func TestNames(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
+}
+
+// An advertisement that comes and goes does not make dials more frequent than
+// the floor, also when nothing of the key was left in between; and nothing is
+// remembered for good. Guard: leaveLocked. Without it each coming is a dial at
+// once, and one flapping advertisement uses up the rate of all.
+func TestFloorOutlivesTheEntry(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		b.net.put("a", &device{id: "A"})
+		for range 200 {
+			b.ensure("k", "a")
+			b.pass(25 * time.Millisecond)
+			<-b.m.Remove("k")
+			b.pass(25 * time.Millisecond)
+		}
+		dials := b.net.dialed()
+		if len(dials) < 5 {
+			t.Errorf("dials within 10 s: got %d, want some", len(dials))
+		}
+		for i := 1; i < len(dials); i++ {
+			if got := dials[i].at.Sub(dials[i-1].at); got < b.m.o.Floor {
+				t.Errorf("dial %d came %v after the one before, want at least %v", i, got, b.m.o.Floor)
+			}
+		}
+		b.pass(time.Minute)
+		b.ensure("k", "a")
+		b.pass(time.Millisecond) // long gone: at once
+		if got := len(b.net.dialed()); got != len(dials)+1 {
+			t.Errorf("a minute later: got %d dials, want 1", got-len(dials))
+		}
+		for i := range 1000 {
+			key := Key(fmt.Sprint("x", i))
+			b.ensure(key, "a")
+			b.pass(10 * time.Millisecond)
+			<-b.m.Remove(key)
+		}
+		if got := len(b.m.left); got > 250 { // 50 leave within the floor
+			t.Errorf("got %d keys remembered, want only the latest", got)
+		}
+	})
 }

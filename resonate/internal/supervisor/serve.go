@@ -125,6 +125,10 @@ func (v *visit[E, S]) heard(bits Why) {
 		v.end(ErrRemoved, false)
 		return
 	}
+	if bits&whyArrival != 0 && v.provenArrival() {
+		v.end(ErrSuperseded, true)
+		return
+	}
 	v.want |= bits & whyArrival
 	if v.upAt.IsZero() {
 		if bits&WhyEndpoint != 0 && !v.inbound && v.moved() {
@@ -139,6 +143,17 @@ func (v *visit[E, S]) heard(bits Why) {
 		v.pending = 0
 	}
 	v.probe()
+}
+
+// provenArrival reports whether the session that waits has proven its identity.
+func (v *visit[E, S]) provenArrival() bool {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	if v.e.arrival == nil || v.e.stopping {
+		return false
+	}
+	p, ok := any(v.e.arrival.session).(interface{ Proven() bool })
+	return ok && p.Proven()
 }
 
 // unwanted reports whether every endpoint was removed.

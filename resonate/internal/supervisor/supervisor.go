@@ -76,7 +76,9 @@ func (s State) String() string {
 // Session is one handshaken connection, made by Options.Dial or handed to
 // Adopt. It is run once and ends once. A Session that also has the method
 // Delivered() bool says with it whether an application frame came after up;
-// only then does it count as success, see Options.StableAfter.
+// only then does it count as success, see Options.StableAfter. One with the
+// method Proven() bool that reports true has proven that its ID is its own, and
+// when it is adopted it replaces a live session at once.
 type Session interface {
 	// ID is the client id that the peer's hello claimed.
 	ID() string
@@ -99,7 +101,6 @@ type Session interface {
 // Attempt is one try to connect, handed to Options.Dial.
 type Attempt[E any] struct {
 	Key       Key
-	Gen       uint64 // generation of the connection it leads to
 	Endpoints []E    // candidates, best first: the key's own, then those of its aliases; a copy
 	Why       Why    // classes that caused it; 0: its own schedule
 	Number    int    // failures in a row before it
@@ -142,7 +143,7 @@ const (
 // Draining may come between.
 type Status[S Session] struct {
 	Key     Key
-	Gen     uint64 // rises with each entry, attempt and inbound session, over all keys of the map; never 0
+	Gen     uint64 // rises with each entry, attempt and session, over all keys of the map; never 0
 	State   State
 	ID      string // client id this key is bound to; "" if never met
 	Session S      // zero unless Up
@@ -177,6 +178,7 @@ type Options[E any, S Session] struct {
 	DialsInFlight int           // attempts at the same time, until their hello; 32
 	DialRate      float64       // attempts per second in the long run; 20
 	DialBurst     int           // attempts that may start at once after a quiet time; 256
+	Spread        time.Duration // first attempts of entries that Ensure makes within it of the first one are spread over it; none
 	Floor         time.Duration // between two attempts of one key, also across Remove and Ensure, and between two probes; 500 ms
 	AnnounceFloor time.Duration // between two attempts, or two probes, of one key that WhyAnnounced alone caused; 30 s
 	DialTimeout   time.Duration // socket and upgrade, until Attempt.Greeting; 15 s

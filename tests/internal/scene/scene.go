@@ -66,18 +66,32 @@ func (b *Broker) URL() string { return "mqtt://" + b.addr }
 // Assistant's, by topic.
 func (b *Broker) Retained() map[string]string {
 	b.tb.Helper()
+	return Retained(b.tb, b.URL())
+}
+
+// Retained is the same of any broker.
+func Retained(tb testing.TB, url string) map[string]string {
+	tb.Helper()
+	all, err := retained(url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return all
+}
+
+func retained(url string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	const quiet = 100 * time.Millisecond
-	found, err := mqtt.Collect(ctx, mqtt.Options{URL: b.URL(), SelftestTopic: "scene/complete"}, []string{"resonate/#", "homeassistant/#"}, quiet)
+	found, err := mqtt.Collect(ctx, mqtt.Options{URL: url, SelftestTopic: "scene/complete"}, []string{"resonate/#", "homeassistant/#"}, quiet)
 	if err != nil {
-		b.tb.Fatal(err)
+		return nil, err
 	}
 	all := make(map[string]string, len(found))
 	for _, m := range found {
 		all[m.Topic] = string(m.Payload)
 	}
-	return all
+	return all, nil
 }
 
 // Bridge is a running bridge.

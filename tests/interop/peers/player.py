@@ -4,11 +4,16 @@
     python player.py listen PORT ID NAME [HOST]   # advertises itself over mDNS
 
 stdin:  {"do":"volume","value":30} {"do":"mute","value":true} {"do":"goodbye","value":"restart"} {"do":"stop"}
-stdout: {"event":"open"|"close"|"command"|"group"|"controller"|"synced", ...}
+With SPEAKER_RECORD=FILE it writes what it hears to FILE, as it comes; SPEAKER_CODEC is the
+format that it wants (pcm or flac; default pcm). With SPEAKER_SHOWS=1 it also has a display of
+two channels, colours and a visualizer, and says what they get.
+
+stdout: {"event":"open"|"close"|"command"|"group"|"controller"|"synced"|"art"|"color"|"seen", ...}
 """
 
 import asyncio
 import json
+import os
 import sys
 
 try:
@@ -26,6 +31,11 @@ except ImportError:
     OLD = True
 
 
+CODEC = os.environ.get("SPEAKER_CODEC", "pcm")
+RECORD = os.environ.get("SPEAKER_RECORD")
+SHOWS = os.environ.get("SPEAKER_SHOWS")
+
+
 def say(event, **more):
     print(json.dumps({"event": event, **more}, default=str), flush=True)
 
@@ -33,11 +43,11 @@ def say(event, **more):
 def support():
     if OLD:
         return ClientHelloPlayerSupport(
-            support_codecs=["pcm"], support_channels=[2], support_sample_rates=[48000],
+            support_codecs=[CODEC], support_channels=[2], support_sample_rates=[48000],
             support_bit_depth=[16], buffer_capacity=1_000_000,
         )
     return ClientHelloPlayerSupport(
-        supported_formats=[SupportedAudioFormat(codec=AudioCodec.PCM, channels=2, sample_rate=48000, bit_depth=16)],
+        supported_formats=[SupportedAudioFormat(codec=AudioCodec(CODEC), channels=2, sample_rate=48000, bit_depth=16)],
         buffer_capacity=1_000_000,
         supported_commands=[PlayerCommand.VOLUME, PlayerCommand.MUTE],
     )
@@ -56,14 +66,42 @@ class Speaker:
         if OLD:
             from aioresonate.models.metadata import ClientHelloMetadataSupport
             more["metadata_support"] = ClientHelloMetadataSupport(support_picture_formats=[])
-        client = Client(client_id=self.ident, client_name=self.name,
-                        roles=[Roles.PLAYER, Roles.CONTROLLER, Roles.METADATA], player_support=support(), **more)
+        roles = [Roles.PLAYER, Roles.CONTROLLER, Roles.METADATA]
+        if SHOWS:
+            import shows
+            more = shows.wishes(roles)
+        client = Client(client_id=self.ident, client_name=self.name, roles=roles, player_support=support(), **more)
         add = lambda name, fn: getattr(client, name)(fn) if hasattr(client, name) else None  # noqa: E731
         add("add_server_command_listener", self.on_command)
         add("add_group_update_listener", lambda p: say("group", id=getattr(p, "group_id", None), name=getattr(p, "group_name", None)))
         add("add_controller_state_listener", lambda p: say("controller", state=str(p)))
+        if RECORD:
+            self.record(add)
+        if SHOWS:
+            shows.look(client, say)
         self.client = client
         return client
+
+    def record(self, add):
+        """Writes every chunk to RECORD, FLAC behind its header."""
+        self.file, self.stamps = open(RECORD, "wb"), []
+
+        def on_chunk(stamp, data, fmt=None):
+            if not self.stamps:
+                header = getattr(fmt, "codec_header", None)
+                self.file.write(header or b"")
+                say("first_chunk", stamp=stamp)
+            self.stamps.append(stamp)
+            self.file.write(data)
+
+        def on_end(*_):
+            self.file.flush()
+            say("stream_end", chunks=len(self.stamps), steps=sorted({b - a for a, b in zip(self.stamps, self.stamps[1:])}))
+
+        for name in ("add_audio_chunk_listener", "set_audio_chunk_listener"):
+            add(name, on_chunk)
+        for name in ("add_stream_end_listener", "set_stream_end_listener"):
+            add(name, on_end)
 
     def on_command(self, payload):
         cmd = getattr(payload, "player", None)

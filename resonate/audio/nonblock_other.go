@@ -1,0 +1,5 @@
+//go:build !unix
+
+package audio
+
+const nonBlock = 0
