@@ -133,6 +133,7 @@ type Engine struct {
 	front   int64    // position after the last block
 	resume  int64    // Paused: the position that was heard last
 	running bool     // the timeline goes on
+	fresh   bool     // but nothing is on this stretch of it: when it begins is open
 	ended   bool     // everything is on the timeline
 	voice   *voice   // the announcement on the timeline
 	answers []func() // to what was asked since the last status
@@ -395,13 +396,20 @@ func (e *Engine) restart(now micros) {
 	e.running, e.ended = false, false
 }
 
-// begin starts a stretch at position pos, as early as the members allow.
+// begin starts a stretch at position pos.
 func (e *Engine) begin(now micros, rate int, pos int64) {
-	at := now + e.ahead() + slack
+	e.tl, e.front, e.running, e.fresh = timeline{rate: rate, pos: pos}, pos, true, true
+	e.date(now)
+}
+
+// date sets when a fresh stretch begins: as early as the members allow. What takes
+// its time to the first whole block is dated once more when that is there, for
+// it shall have all of its lead.
+func (e *Engine) date(now micros) {
+	e.tl.at = now + e.ahead() + slack
 	if v := e.voice; v != nil && e.state != Playing {
-		at = max(at, v.At)
+		e.tl.at = max(e.tl.at, v.At)
 	}
-	e.tl, e.front, e.running = timeline{rate: rate, pos: pos, at: at}, pos, true
 	e.placeVoice()
 }
 
@@ -454,7 +462,9 @@ func (e *Engine) produce(now micros) (wake micros) {
 			}
 			return 0
 		}
-		if late := now + e.ahead() + slack - e.tl.time(e.front); late > 0 && e.tl.time(e.front) < now+e.floor() {
+		if e.fresh {
+			e.date(now)
+		} else if late := now + e.ahead() + slack - e.tl.time(e.front); late > 0 && e.tl.time(e.front) < now+e.floor() {
 			e.delay(late)
 		}
 		e.lay(now, music)
@@ -595,6 +605,7 @@ func (e *Engine) lay(now micros, music []int32) {
 		b.mixed = e.voice.mix(music, b.pos)
 	}
 	e.arrange(now)
+	e.fresh = false
 	e.blocks = append(e.blocks, b)
 	e.front += b.frames()
 	for _, r := range e.outputs {
@@ -647,7 +658,7 @@ func (e *Engine) SetPlayers(players []Player) {
 		}
 		e.members = members
 		e.rates.Store(&rates)
-		if e.running {
+		if e.running && !e.fresh {
 			e.arrange(e.o.Clock.Now())
 		}
 	}, nil)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -102,6 +103,39 @@ func TestLateJoiner(t *testing.T) {
 			wantRun(t, heard(t, a), 1, 0, 960_000)
 		})
 	}
+}
+
+// dribble gives a third of a block at a time, and takes its time for each.
+type dribble struct{ *count }
+
+func (d dribble) Read(dst []int32) (int, error) {
+	time.Sleep(30 * time.Millisecond)
+	return d.count.Read(dst[:min(len(dst), 1600*Channels)])
+}
+
+// The first chunk is heard however long its parts took to come, and a player that
+// joins before it came hears it too.
+func TestBeginsWithTheFirstSample(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		r.source("a", 1, 48_000, time.Second)
+		open := r.sources["a"]
+		r.sources["a"] = func(ctx context.Context) (Source, error) {
+			src, err := open(ctx)
+			return dribble{src.(*count)}, err
+		}
+		a := r.player("a")
+		r.play("a")
+		pass(40 * time.Millisecond)
+		b := r.player("b")
+		pass(10 * time.Second)
+		for name, e := range map[string]*ear{"a": a, "b": b} {
+			wantRun(t, heard(t, e), 1, 0, 48_000)
+			if s := e.sounds()[0]; s.at-s.sent != 500_000 {
+				t.Errorf("%s: the first chunk was sent %d us ahead, want 500 ms", name, s.at-s.sent)
+			}
+		}
+	})
 }
 
 // A joiner that wants its audio earlier than the timeline is laid gets the first
