@@ -148,6 +148,9 @@ func (e *ear) heard() (pcm []int16, at func(i int) int64) {
 			if c.at < due-1 {
 				e.Errorf("%s: chunk %d is at %d us, %d after the end of the one before", e.id, i, c.at, c.at-due)
 			}
+			if c.at > due+1 {
+				e.Logf("%s: chunk %d comes after a pause of %d us", e.id, i, c.at-due)
+			}
 		}
 		starts = append(starts, len(pcm))
 		pcm = append(pcm, c.pcm...)

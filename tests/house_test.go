@@ -276,7 +276,8 @@ func (h *house) choices() {
 		options, _ := st["options"].(map[string]any)
 		device, _ := t.Object(document(pid(10)))["device"].(map[string]any)
 		return t.Object(topic(pid(10), "state"))["name"] == "Kitchen" && device["name"] == "Kitchen" &&
-			st["custody"] == "hold" && options["max_volume"] == 40.0 && t[h.left].Payload == ""
+			st["custody"] == "hold" && options["max_volume"] == 40.0 && t[h.left].Payload == "" &&
+			!slices.ContainsFunc(h.speakers, func(s *scene.Speaker) bool { return strings.Contains(t[document(s.ID)].Payload, "With Room 10") })
 	})
 }
 

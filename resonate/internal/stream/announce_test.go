@@ -227,3 +227,33 @@ func TestAnnouncementSurvivesAJumpAndAnEnd(t *testing.T) {
 		}
 	})
 }
+
+// Each of several announcements over nothing has its whole lead, wherever in a
+// chunk the one before it ended.
+func TestAnnouncementsInSilenceHaveTheirLead(t *testing.T) {
+	for ms := 1000; ms < 1100; ms += 5 {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRoom(t)
+			e := r.player("a")
+			length := time.Duration(ms) * time.Millisecond
+			for v := range int32(3) {
+				r.Announce(Announcement{Clip: say(v+1, length), Players: only("a"), Ramp: 300_000, Done: func() {}})
+			}
+			pass(20 * time.Second)
+			said := map[int32]time.Duration{}
+			for i, s := range e.sounds() {
+				if ahead := s.at - s.sent; ahead < 400_000 {
+					t.Errorf("of %v each: chunk %d was sent %d us ahead, want 400 ms", length, i, ahead)
+				}
+				for _, v := range s.pcm {
+					said[v] += time.Second
+				}
+			}
+			for v := range int32(3) {
+				if got := said[v+1] / 48_000; got != length {
+					t.Errorf("%v of announcement %d was heard, want %v", got, v+1, length)
+				}
+			}
+		})
+	}
+}

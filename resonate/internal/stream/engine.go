@@ -462,9 +462,14 @@ func (e *Engine) produce(now micros) (wake micros) {
 			}
 			return 0
 		}
-		if e.fresh {
+		late := now + e.ahead() + slack - e.tl.time(e.front)
+		switch v := e.voice; {
+		case e.fresh:
 			e.date(now)
-		} else if late := now + e.ahead() + slack - e.tl.time(e.front); late > 0 && e.tl.time(e.front) < now+e.floor() {
+		case late > 0 && e.state != Playing && v != nil && v.start >= e.front:
+			e.delay(late) // nobody misses the silence before its first word
+			e.placeVoice()
+		case late > 0 && e.tl.time(e.front) < now+e.floor():
 			e.delay(late)
 		}
 		e.lay(now, music)
