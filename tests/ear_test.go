@@ -51,6 +51,11 @@ func listen(t *testing.T, addr, id string) *ear {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It wants its audio early: a machine that stands still for a moment loses none.
+	state := `{"type":"client/state","payload":{"player":{"volume":50,"muted":false,"required_lead_time_ms":3000,"min_buffer_ms":3000}}}`
+	if err := ws.WriteMessage(websocket.TextMessage, []byte(state)); err != nil {
+		t.Fatal(err)
+	}
 	e := &ear{T: t, id: id, ws: ws, volume: 50}
 	var wg sync.WaitGroup
 	wg.Go(e.run) // ends with its connection
