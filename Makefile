@@ -45,7 +45,8 @@ bench: ## the table that the README quotes; a quarter of an hour, most of it for
 
 chaos: ## the long part of tests/chaos and of the model, which write tests/chaos/REPORT.md (needs a C compiler)
 	@mkdir -p bin; rm -f $(FACTS); failed=0; \
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -parallel 6 ./tests/chaos -chaos -facts $(FACTS) || failed=1; \
+	GOEXPERIMENT=goroutineleakprofile CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -parallel 6 ./tests/chaos -chaos -facts $(FACTS) || failed=1; \
+	$(GO) test -count=1 -timeout 30m ./tests/bench -run '^TestBenchCycles$$' -bench-report -facts $(FACTS) || failed=1; \
 	$(GO) test -count=1 -timeout 30m ./tests/races -run '^TestModel$$' -steps 100000 -facts $(FACTS) || failed=1; \
 	$(GO) run ./tests/chaos/report -measured $(FACTS) -found tests/chaos/FOUND.md -commit $(COMMIT) -o tests/chaos/REPORT.md || failed=1; \
 	exit $$failed
