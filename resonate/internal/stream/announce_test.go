@@ -231,7 +231,7 @@ func TestAnnouncementSurvivesAJumpAndAnEnd(t *testing.T) {
 // Each of several announcements over nothing has its whole lead, wherever in a
 // chunk the one before it ended.
 func TestAnnouncementsInSilenceHaveTheirLead(t *testing.T) {
-	for ms := 1000; ms < 1100; ms += 5 {
+	for ms := 300; ms < 400; ms += 16 {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRoom(t)
 			e := r.player("a")
@@ -239,7 +239,7 @@ func TestAnnouncementsInSilenceHaveTheirLead(t *testing.T) {
 			for v := range int32(3) {
 				r.Announce(Announcement{Clip: say(v+1, length), Players: only("a"), Ramp: 300_000, Done: func() {}})
 			}
-			pass(20 * time.Second)
+			pass(8 * time.Second)
 			said := map[int32]time.Duration{}
 			for i, s := range e.sounds() {
 				if ahead := s.at - s.sent; ahead < 400_000 {

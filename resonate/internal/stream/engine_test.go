@@ -232,6 +232,30 @@ func TestGapless(t *testing.T) {
 	})
 }
 
+// Who is answered sees what came of it.
+func TestAnswerFollowsTheStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		r.source("a", 1, 48_000, 10*time.Second)
+		r.player("a")
+		r.play("a")
+		pass(2 * time.Second)
+		for _, x := range []struct {
+			name string
+			do   func(reply func(error))
+			want State
+		}{{"pause", r.Pause, Paused}, {"resume", r.Resume, Playing}, {"stop", r.Stop, Idle}} {
+			var got State
+			r.ok(func(reply func(error)) {
+				x.do(func(err error) { got = r.Status().State; reply(err) })
+			})
+			if got != x.want {
+				t.Errorf("when %s is answered, the state is %d, want %d", x.name, got, x.want)
+			}
+		}
+	})
+}
+
 func TestPauseLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)

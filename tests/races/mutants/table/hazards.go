@@ -683,5 +683,23 @@ func found() []Mutant {
 				"a != nil && false && !now.Before"),
 			killedBy(entities, "^TestSlowMediaHoldsNothingUp$"),
 		},
+		{
+			"F23/dated", at(sound+"/engine.go",
+				"\t\tcase e.fresh:\n\t\t\te.date(now)",
+				"\t\tcase e.fresh:"),
+			killedBy(sound, "^TestBeginsWithTheFirstSample$"),
+		},
+		{
+			"F24/lead", at(sound+"/engine.go",
+				"late > 0 && e.state != Playing && v != nil && v.start >= e.front",
+				"false && v != nil"),
+			killedBy(sound, "^TestAnnouncementsInSilenceHaveTheirLead$"),
+		},
+		{
+			"F25/answer", at(sound+"/engine.go",
+				"do(func(err error) { e.answers = append(e.answers, func() { reply(err) }) })",
+				"do(reply)"),
+			killedBy(sound, "^TestAnswerFollowsTheStatus$"),
+		},
 	}
 }
