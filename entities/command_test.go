@@ -224,7 +224,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"group members broken", "group/downstairs/set/members", `["dining"`, resonate.CodeInvalidValue, `dining`},
 		{"play false", player, `{"play": false}`, resonate.CodeInvalidValue, "play: got false"},
 		{"empty URL", player + "/play_url", " ", resonate.CodeInvalidValue, "play_url"},
-		{"long URL", player + "/play_url", "http://x/" + strings.Repeat("x", 9000), resonate.CodeInvalidValue, "at most 8192"},
+		{"long URL", player + "/play_url", "http://x/" + strings.Repeat("x", 4100), resonate.CodeInvalidValue, "at most 4096"},
 		{"media key", player + "/play_url", `{"url": "http://x", "titel": "x"}`, resonate.CodeUnknownCommand, `did you mean "title"?`},
 		{"no media", player + "/play_url", `[]`, resonate.CodeInvalidValue, "a list of URLs"},
 		{"repeat", player + "/repeat", "sometimes", resonate.CodeInvalidValue, "off, one, all"},

@@ -101,7 +101,8 @@ type groupRef struct {
 	Members []string `json:"members"`
 }
 
-// media, position and stream are null in every key while nothing plays.
+// media, position and stream are null in every key while nothing plays, but for
+// the modes, which also are those of what "play" will play again.
 type media struct {
 	Title       *string  `json:"title"`
 	Artist      *string  `json:"artist"`

@@ -69,7 +69,7 @@ func with(p *resonate.Player) *resonate.Snapshot {
 func song() *resonate.Media {
 	return &resonate.Media{
 		Title: "Blue in Green", Artist: "Miles Davis", Album: "Kind of Blue", Year: 1959, Track: 3, Duration: 337600 * time.Millisecond,
-		URL: "http://nas/3.flac", Art: []byte("\xff\xd8jpeg"), ArtHash: "9c0f1b7e", Repeat: protocol.RepeatOff, Index: 2, Count: 5,
+		URL: "http://nas/3.flac", Art: []byte("\xff\xd8jpeg"), ArtHash: "9c0f1b7e", Index: 2, Count: 5,
 		Position: 12400 * time.Millisecond, At: time.Date(2026, 11, 2, 18, 40, 11, 250e6, time.UTC), Speed: 1, Seekable: true,
 	}
 }
@@ -83,9 +83,9 @@ func house() *resonate.Snapshot {
 		Groups: []*resonate.Group{
 			{
 				ID: "downstairs", Name: "Downstairs", Kind: resonate.NamedGroup, Members: []string{"kitchen-3f9a1c07"},
-				Remembered: []string{"dining", "kitchen-3f9a1c07"}, Playback: resonate.Playing, Media: song(), Volume: 35, HasVolume: true, HasMute: true, Online: 1,
+				Remembered: []string{"dining", "kitchen-3f9a1c07"}, Playback: resonate.Playing, Media: song(), Repeat: protocol.RepeatOff, Volume: 35, HasVolume: true, HasMute: true, Online: 1,
 			},
-			{ID: "solo-dining", Name: "Dining", Kind: resonate.SoloGroup, Members: []string{"dining"}, Playback: resonate.Paused, Media: song(), Volume: 100},
+			{ID: "solo-dining", Name: "Dining", Kind: resonate.SoloGroup, Members: []string{"dining"}, Playback: resonate.Paused, Media: song(), Repeat: protocol.RepeatOff, Volume: 100},
 		},
 		Unmet:        []resonate.UnmetEndpoint{{Key: "Hall._sendspin", Name: "Hall", URL: "ws://192.168.1.50:8928/", Connection: resonate.Offline, Error: "connection refused"}},
 		Problems:     []string{"Port 8927 is taken; 8928 is used"},

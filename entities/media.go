@@ -10,6 +10,7 @@ import (
 
 	"resonatebridge/mqtt"
 	"resonatebridge/resonate"
+	"resonatebridge/resonate/audio/fetch"
 	"resonatebridge/resonate/protocol"
 )
 
@@ -151,15 +152,12 @@ func (v value) media(cmd *resonate.PlayMedia) (resonate.MediaItem, *resonate.Com
 	return item, err
 }
 
-// maxURL is the longest address that is taken, in bytes.
-const maxURL = 8 << 10
-
 func (v value) address(url string) (string, *resonate.CommandError) {
 	switch url = strings.TrimSpace(url); {
 	case url == "":
 		return "", v.wrong("a URL, like http://nas/song.mp3")
-	case len(url) > maxURL:
-		return "", resonate.Errorf(resonate.CodeInvalidValue, "%s: a URL of %d bytes is too long; at most %d are taken", v.field, len(url), maxURL)
+	case len(url) > fetch.MaxURL:
+		return "", resonate.Errorf(resonate.CodeInvalidValue, "%s: a URL of %d bytes is too long; at most %d are taken", v.field, len(url), fetch.MaxURL)
 	}
 	return url, nil
 }
@@ -310,13 +308,17 @@ func readAnnounce(d decoder, c *call, in map[string]value) *resonate.CommandErro
 
 // mediaOf is what g plays, for its JSON documents.
 func mediaOf(g *resonate.Group) (media, position) {
+	x := media{}
+	if g != nil && g.Repeat != "" {
+		x.Repeat, x.Shuffle = optional(string(g.Repeat)), &g.Shuffle
+	}
 	if g == nil || g.Media == nil {
-		return media{}, position{}
+		return x, position{}
 	}
 	m := g.Media
-	x := media{
+	x = media{
 		Title: optional(m.Title), Artist: optional(m.Artist), AlbumArtist: optional(m.AlbumArtist), Album: optional(m.Album),
-		URL: optional(m.URL), ArtHash: optional(m.ArtHash), Repeat: optional(string(m.Repeat)), Shuffle: &m.Shuffle,
+		URL: optional(m.URL), ArtHash: optional(m.ArtHash), Repeat: x.Repeat, Shuffle: x.Shuffle,
 	}
 	if m.ArtError != nil {
 		text := string(m.ArtError.Code) + ": " + m.ArtError.Message

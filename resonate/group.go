@@ -114,6 +114,7 @@ func (g *group) snapshot() *Group {
 	v.Remembered = slices.Sorted(slices.Values(g.remembered))
 	v.Volume, v.HasVolume = g.volume()
 	v.Mute, v.HasMute = g.muted()
+	v.Repeat, v.Shuffle = g.modes()
 	g.view = v
 	return v
 }

@@ -21,9 +21,7 @@ type Media struct {
 	Art                               []byte        // JPEG, at most 512 pixels wide and high; nil: none, or not there yet
 	ArtHash                           string        // of the picture; changes with Art
 	ArtError                          *CommandError // why a picture that was named can't be shown; nil: none was, or it can
-	Repeat                            protocol.Repeat
-	Shuffle                           bool
-	Index, Count                      int // of the queue; Index is -1 while nothing is loaded
+	Index, Count                      int           // of the queue; Index is -1 while nothing is loaded
 	Live, Seekable                    bool
 
 	// Position at wall time At; it advances by Speed, 0 or 1.
@@ -78,7 +76,7 @@ func mediaOf(st *stream.Status) Media {
 		item = st.Items[st.Current]
 	}
 	x := describe(item, st.Info)
-	x.Index, x.Count, x.Repeat, x.Shuffle = st.Current, len(st.Items), st.Repeat, st.Shuffle
+	x.Index, x.Count = st.Current, len(st.Items)
 	return x
 }
 

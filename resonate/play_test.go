@@ -278,7 +278,7 @@ func TestTransportCommands(t *testing.T) {
 		}
 		h.must(Transport{Target: Target{PID: "a"}, Action: ActionRepeat, Repeat: protocol.RepeatAll})
 		h.must(Transport{Target: Target{PID: "a"}, Action: ActionShuffle, Shuffle: true})
-		if m := h.group("a").Media; m.Repeat != protocol.RepeatAll || !m.Shuffle {
+		if m := h.group("a"); m.Repeat != protocol.RepeatAll || !m.Shuffle {
 			t.Errorf("got repeat %s, shuffle %v", m.Repeat, m.Shuffle)
 		}
 		h.mustFail(playURL("a", "http://x/none"), CodeMediaUnreachable)
@@ -305,7 +305,19 @@ func TestMediaIsRememberedOverRestarts(t *testing.T) {
 		pass(2 * time.Second)
 		h.stop()
 		h = newHouse(t, lib, func(o *Options) { o.DataDir = dir })
+		h.online("a")
+		// Its modes can be chosen while nothing plays, and are kept too.
+		h.must(Transport{Target: Target{PID: "a"}, Action: ActionRepeat, Repeat: protocol.RepeatAll})
+		if got := h.group("a").Repeat; got != protocol.RepeatAll {
+			t.Errorf("repeat while nothing plays: got %q, want all", got)
+		}
+		h.stop()
+		h = newHouse(t, lib, func(o *Options) { o.DataDir = dir })
 		s := h.online("a")
+		if got := h.group("a").Repeat; got != protocol.RepeatAll {
+			t.Errorf("repeat after a restart: got %q, want all", got)
+		}
+		h.must(Transport{Target: Target{PID: "a"}, Action: ActionRepeat, Repeat: protocol.RepeatOff})
 		h.must(act("a", ActionPlay))
 		pass(12 * time.Second)
 		left, _ := s.line(-1).frames(t)
@@ -374,27 +386,34 @@ func TestControllerButtons(t *testing.T) {
 		pass(time.Second)
 		for _, c := range []struct {
 			press string
-			ok    func(m *Media, at time.Duration) bool
+			ok    func(m *groupMedia, at time.Duration) bool
 		}{
-			{`"next"`, func(m *Media, _ time.Duration) bool { return m.Index == 1 }},
-			{`"previous"`, func(m *Media, _ time.Duration) bool { return m.Index == 0 }},
-			{`"seek","position_ms":30000`, func(_ *Media, at time.Duration) bool { return at.Round(time.Second) == 30*time.Second }},
-			{`"seek_relative","offset_ms":-10000`, func(_ *Media, at time.Duration) bool { return at.Round(2*time.Second) == 20*time.Second }},
-			{`"seek","position_ms":90000`, func(_ *Media, at time.Duration) bool { return at < 30*time.Second }}, // beyond the end: ignored
-			{`"repeat_one"`, func(m *Media, _ time.Duration) bool { return m.Repeat == protocol.RepeatOne }},
-			{`"repeat_all"`, func(m *Media, _ time.Duration) bool { return m.Repeat == protocol.RepeatAll }},
-			{`"repeat_off"`, func(m *Media, _ time.Duration) bool { return m.Repeat == protocol.RepeatOff }},
-			{`"shuffle"`, func(m *Media, _ time.Duration) bool { return m.Shuffle }},
-			{`"unshuffle"`, func(m *Media, _ time.Duration) bool { return !m.Shuffle }},
+			{`"next"`, func(m *groupMedia, _ time.Duration) bool { return m.Index == 1 }},
+			{`"previous"`, func(m *groupMedia, _ time.Duration) bool { return m.Index == 0 }},
+			{`"seek","position_ms":30000`, func(_ *groupMedia, at time.Duration) bool { return at.Round(time.Second) == 30*time.Second }},
+			{`"seek_relative","offset_ms":-10000`, func(_ *groupMedia, at time.Duration) bool { return at.Round(2*time.Second) == 20*time.Second }},
+			{`"seek","position_ms":90000`, func(_ *groupMedia, at time.Duration) bool { return at < 30*time.Second }}, // beyond the end: ignored
+			{`"repeat_one"`, func(m *groupMedia, _ time.Duration) bool { return m.Repeat == protocol.RepeatOne }},
+			{`"repeat_all"`, func(m *groupMedia, _ time.Duration) bool { return m.Repeat == protocol.RepeatAll }},
+			{`"repeat_off"`, func(m *groupMedia, _ time.Duration) bool { return m.Repeat == protocol.RepeatOff }},
+			{`"shuffle"`, func(m *groupMedia, _ time.Duration) bool { return m.Shuffle }},
+			{`"unshuffle"`, func(m *groupMedia, _ time.Duration) bool { return !m.Shuffle }},
 		} {
 			s.line(-1).send(`{"type":"client/command","payload":{"controller":{"command":` + c.press + `}}}`)
 			pass(100 * time.Millisecond)
-			m := h.group("a").Media
+			g := h.group("a")
+			m := &groupMedia{g.Media, g.Repeat, g.Shuffle}
 			if at := m.Position + max(time.Since(m.At), 0); !c.ok(m, at) {
 				t.Errorf("%s: got item %d at %v, repeat %s, shuffle %v", c.press, m.Index, at, m.Repeat, m.Shuffle)
 			}
 		}
 	})
+}
+
+type groupMedia struct {
+	*Media
+	Repeat  protocol.Repeat
+	Shuffle bool
 }
 
 // The music goes with the speakers: into a group that grows, and to the last

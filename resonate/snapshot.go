@@ -138,12 +138,14 @@ type Group struct {
 	Members    []string // PIDs in joining order; the first is the anchor
 	Remembered []string // named groups: PIDs that belong to it, present or not, by PID
 	Playback   Playback
-	Media      *Media // what it plays; nil while nothing is loaded
-	Announcing bool   // somebody speaks over it
-	MediaError string // why the last item that failed did; empty once another plays
-	Volume     int    // mean of the members that have a volume, 0 to 100; 100 if none has
-	HasVolume  bool   // at least one connected member has a volume
-	Mute       bool   // all members that can be muted are
+	Media      *Media          // what it plays; nil while nothing is loaded
+	Repeat     protocol.Repeat // of what plays, or will on "play"; empty if nothing ever did
+	Shuffle    bool            // likewise
+	Announcing bool            // somebody speaks over it
+	MediaError string          // why the last item that failed did; empty once another plays
+	Volume     int             // mean of the members that have a volume, 0 to 100; 100 if none has
+	HasVolume  bool            // at least one connected member has a volume
+	Mute       bool            // all members that can be muted are
 	HasMute    bool
 	Online     int       // members that are connected
 	Created    time.Time // kept over restarts, except of solo groups

@@ -240,8 +240,13 @@ func (m *model) onStages() {
 			}
 		}
 		m.illustrate(s)
-		if now.State != stream.Idle && (now.Current != was.Current || !slices.Equal(now.Items, was.Items) || now.Repeat != was.Repeat || now.Shuffle != was.Shuffle) {
+		switch modes := now.Repeat != was.Repeat || now.Shuffle != was.Shuffle; {
+		case now.State != stream.Idle && (now.Current != was.Current || !slices.Equal(now.Items, was.Items) || modes):
 			m.remember(g, now)
+		case modes && g.loaded != nil: // for the next time
+			again := *g.loaded
+			again.Repeat, again.Shuffle = now.Repeat, now.Shuffle
+			g.loaded, m.unsaved = &again, true
 		}
 		m.touchGroup(g)
 	}
@@ -281,7 +286,7 @@ func (m *model) mediaError(g *group, err error) *CommandError {
 		code Code
 		text string
 	}{
-		{stream.ErrNothing, CodeNotSupported, "nothing is loaded in " + g.label() + "; use play_url"},
+		{stream.ErrNothing, CodeNotSupported, "nothing plays in " + g.label() + "; use play_url, or play for what played last"},
 		{stream.ErrLive, CodeNotSupported, "what plays in " + g.label() + " is live, or can't be positioned"},
 		{stream.ErrEdge, CodeNotSupported, "the queue of " + g.label() + " has no such item"},
 		{stream.ErrSuperseded, CodeBusy, "something else was asked for before it began"},
@@ -446,22 +451,29 @@ func (m *model) onTransport(c *client, cmd protocol.ClientCommand) {
 
 // controls are the transport commands that would have an effect on g now.
 func (g *group) controls() (names []protocol.ControllerCommandName, repeat protocol.Repeat, shuffle bool, seekMaxMs int) {
-	repeat = protocol.RepeatOff
+	repeat, shuffle = g.modes()
+	if repeat == "" {
+		repeat = protocol.RepeatOff
+	}
 	if g.loaded != nil {
-		repeat, shuffle = g.loaded.Repeat, g.loaded.Shuffle
 		names = append(names, protocol.ControlPlay)
 	}
 	if g.stage == nil || g.stage.status.State == stream.Idle {
 		return names, repeat, shuffle, 0
 	}
 	st := g.stage.status
-	repeat, shuffle = st.Repeat, st.Shuffle
 	if !slices.Contains(names, protocol.ControlPlay) {
 		names = append(names, protocol.ControlPlay)
 	}
 	names = append(names, protocol.ControlPause, protocol.ControlStop)
+	if st.Next {
+		names = append(names, protocol.ControlNext)
+	}
+	if st.Previous {
+		names = append(names, protocol.ControlPrevious)
+	}
 	if len(st.Items) > 1 {
-		names = append(names, protocol.ControlNext, protocol.ControlPrevious, protocol.ControlShuffle, protocol.ControlUnshuffle)
+		names = append(names, protocol.ControlShuffle, protocol.ControlUnshuffle)
 	}
 	names = append(names, protocol.ControlRepeatOff, protocol.ControlRepeatOne, protocol.ControlRepeatAll)
 	if st.Info != nil && st.Info.Seekable {
@@ -472,6 +484,18 @@ func (g *group) controls() (names []protocol.ControllerCommandName, repeat proto
 		names = append(names, protocol.ControlSeekRelative)
 	}
 	return names, repeat, shuffle, seekMaxMs
+}
+
+// modes are those of what plays in g, or will on "play"; repeat is empty if
+// nothing ever did.
+func (g *group) modes() (repeat protocol.Repeat, shuffle bool) {
+	switch {
+	case g.stage != nil && g.stage.status.State != stream.Idle:
+		return g.stage.status.Repeat, g.stage.status.Shuffle
+	case g.loaded != nil:
+		return g.loaded.Repeat, g.loaded.Shuffle
+	}
+	return "", false
 }
 
 // metadata is what plays in g, for clients, with the time from which on it does:

@@ -80,6 +80,8 @@ type Status struct {
 	At       timesync.Micros
 	Repeat   protocol.Repeat
 	Shuffle  bool
+	Next     bool    // Next has somewhere to go
+	Previous bool    // likewise
 	Speaking bool    // an announcement is on the timeline
 	Coming   *Coming // what sounds next; nil while that is not on the timeline
 
@@ -914,6 +916,11 @@ func (e *Engine) publish(now micros) {
 		if len(e.marks) > 0 {
 			k := e.marks[0]
 			st.Current, st.Info, st.Position = k.queue.current(), k.info, k.at
+			q := k.queue
+			q.repeat = e.queue.repeat
+			_, st.Next = q.next(false)
+			_, st.Previous = q.previous()
+			st.Previous = st.Previous || k.info.Seekable
 			if e.running && e.state == Playing {
 				st.At = max(now, e.tl.at) // until then it stands
 				st.Position += time.Duration(max(st.At-e.tl.time(k.pos), 0)) * time.Microsecond
@@ -944,7 +951,7 @@ func (s *Status) Differs(b *Status) bool {
 		drift -= time.Duration(b.At-a.At) * time.Microsecond
 	}
 	return a.State != b.State || a.Loading != b.Loading || a.Current != b.Current || a.Info != b.Info ||
-		a.Repeat != b.Repeat || a.Shuffle != b.Shuffle || a.Speaking != b.Speaking || a.Err != b.Err || //nolint:errorlint // another value is news
+		a.Repeat != b.Repeat || a.Shuffle != b.Shuffle || a.Next != b.Next || a.Previous != b.Previous || a.Speaking != b.Speaking || a.Err != b.Err || //nolint:errorlint // another value is news
 		len(a.Items) != len(b.Items) || drift.Abs() > 100*time.Millisecond
 }
 

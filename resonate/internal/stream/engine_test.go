@@ -561,6 +561,48 @@ func TestQueue(t *testing.T) {
 }
 
 // A playlist brings what follows into the queue, once.
+// What was added is a neighbour at once, also of what sounds.
+func TestNeighbours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRoom(t)
+		for i, name := range []string{"a", "b", "c"} {
+			r.source(name, int32(i), 48_000, 10*time.Second)
+		}
+		r.source("live", 9, 48_000, 10*time.Second, func(c *count) { c.info = &Info{Rate: 48_000} })
+		r.player("x")
+		want := func(when string, current int, next, previous bool) {
+			t.Helper()
+			pass(time.Second)
+			if st := r.Status(); st.Current != current || st.Next != next || st.Previous != previous {
+				t.Errorf("%s: got item %d, next %v, previous %v; want %d, %v, %v", when, st.Current, st.Next, st.Previous, current, next, previous)
+			}
+			before := r.Status().Current
+			for name, x := range map[string]struct {
+				do     func(func(error))
+				offers bool
+			}{"next": {r.Next, next}, "previous": {r.Previous, previous}} {
+				if err := r.do1(x.do); (err == nil) != x.offers {
+					t.Errorf("%s: %s: got %v, offered: %v", when, name, err, x.offers)
+				}
+				r.ok(func(reply func(error)) { r.leapTo(before, reply) })
+			}
+			pass(time.Second)
+		}
+		r.play("live")
+		want("one that can't be sought", 0, false, false)
+		r.play("a")
+		want("one alone", 0, false, true)
+		r.ok(func(reply func(error)) { r.Add([]Item{{URL: "b"}, {URL: "c"}}, false, reply) })
+		want("with others added", 0, true, true)
+		r.ok(r.Next)
+		pass(time.Second)
+		r.ok(r.Next)
+		want("at the last one", 2, false, true)
+		r.ok(func(reply func(error)) { r.SetRepeat(protocol.RepeatAll, reply) })
+		want("at the last one, again and again", 2, true, true)
+	})
+}
+
 func TestPlaylist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoom(t)

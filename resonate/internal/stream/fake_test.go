@@ -331,6 +331,11 @@ func (r *room) play(urls ...string) {
 	synctest.Wait()
 }
 
+// leapTo goes to an item of the queue.
+func (r *room) leapTo(index int, reply func(error)) {
+	r.skip(func(q queue) (queue, bool) { q.at = index; return q, true }, reply)
+}
+
 // pass lets time go by.
 func pass(d time.Duration) {
 	time.Sleep(d)

@@ -34,7 +34,7 @@ func (e *Engine) Add(items []Item, next bool, reply func(error)) {
 }
 
 // Next and Previous jump in the queue. Previous restarts an item that has
-// played for more than 3 s.
+// played for more than 3 s, or that has none before it.
 func (e *Engine) Next(reply func(error)) {
 	e.skip(func(q queue) (queue, bool) { return q.next(false) }, reply)
 }
@@ -44,7 +44,9 @@ func (e *Engine) Previous(reply func(error)) {
 	const restartAfter = 3 * time.Second
 	e.ask(reply, func(reply func(error)) {
 		at, k, ok := e.heard()
-		if ok && k.info.Seekable && at > restartAfter {
+		q := k.queue
+		q.repeat = e.queue.repeat
+		if _, more := q.previous(); ok && e.jump == nil && k.info.Seekable && (at > restartAfter || !more) {
 			e.leap(k.queue, 0, e.state == Paused, none, reply)
 			return
 		}
@@ -166,6 +168,9 @@ func (e *Engine) decoding() queue {
 // adopt makes q what follows the item that is decoded now.
 func (e *Engine) adopt(q queue) {
 	e.queue = q
+	for i := range e.marks { // what sounds has other neighbours now
+		e.marks[i].queue = q.on(e.marks[i].queue.current())
+	}
 	if len(e.playing) == 0 {
 		return
 	}

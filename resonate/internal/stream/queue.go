@@ -2,6 +2,7 @@ package stream
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"resonatebridge/resonate/protocol"
 )
@@ -39,6 +40,12 @@ func (q queue) current() int {
 		return -1
 	}
 	return q.order[q.at]
+}
+
+// on is the queue with one of its items as the current one.
+func (q queue) on(item int) queue {
+	q.at = max(slices.Index(q.order, item), 0)
+	return q
 }
 
 // next is the queue after the current item. natural says that it ended by
