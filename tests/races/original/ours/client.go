@@ -55,21 +55,26 @@ func (d *driver) start(url string) (*software, error) {
 	return s, nil
 }
 
-// count counts the ends of connections as the player tells them.
+// count counts the ends of connections as the player tells them: those it had,
+// without the one it has. A look that comes late misses none.
 func (s *software) count(tried *attempts) {
-	was := false
-	for {
+	counted := uint64(0)
+	look := func() <-chan struct{} {
 		st, changed := s.Watch()
-		if was && !st.Connected {
+		ends := st.Sessions
+		if st.Connected {
+			ends--
+		}
+		for ; counted < ends; counted++ {
 			tried.down()
 		}
-		was = st.Connected
+		return changed
+	}
+	for {
 		select {
-		case <-changed:
+		case <-look():
 		case <-s.done:
-			if st := s.Snapshot(); was && !st.Connected {
-				tried.down()
-			}
+			look()
 			return
 		}
 	}
