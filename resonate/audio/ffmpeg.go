@@ -81,6 +81,11 @@ func (s *stream) mp4Tags() (tags Tags, picture []byte) {
 	return tags, picture
 }
 
+// probeWithin bounds ffprobe. It is long because a program takes seconds to
+// start on a small machine that is busy, and without it a file can't be
+// positioned.
+const probeWithin = 15 * time.Second
+
 // probe asks ffprobe, if it stands beside ffmpeg, for what only the container
 // says.
 func (d *ffmpegDecoder) probe(ctx context.Context) {
@@ -88,7 +93,7 @@ func (d *ffmpegDecoder) probe(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "-v", "error", "-protocol_whitelist", "http,tcp", "-format_whitelist", ffmpegFormats,
 		"-select_streams", "a:0", "-show_entries", "format=duration:format_tags:stream=codec_name,sample_rate,bits_per_raw_sample",
