@@ -64,10 +64,8 @@ func TestTwoBridgesOneBaseTopic(t *testing.T) {
 	t.Parallel()
 	h := newHousehold(t)
 	second := h.copied("second bridge", "8781")
-	h.watch.Until("the bridge has said all that it has to say", func(seen scene.Topics) bool {
-		counts, _ := seen.Object("resonate/bridge/info")["counts"].(map[string]any)
-		return counts["connected"] == 2.0
-	})
+	h.watch.Until("the bridge has both speakers", h.well)
+	h.remember() // it has said all that it has to say
 	mark := h.watch.Mark()
 	second.Start()
 	h.standsBy(second, "8781")

@@ -53,7 +53,7 @@ func (t Topics) Speakers() []string {
 
 // Watcher is an MQTT client that keeps what it sees.
 type Watcher struct {
-	Patience time.Duration // before a test gives up waiting; 20 s unless changed
+	Patience time.Duration // before a test gives up waiting; a minute unless changed
 
 	tb     testing.TB
 	url    string
