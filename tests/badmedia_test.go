@@ -121,7 +121,7 @@ func TestHouseBadMedia(t *testing.T) {
 			if got := h.refused(id, "play_url", x.url); got != x.code {
 				t.Errorf("%s: %s says %q, want %s", x.name, id, got, x.code)
 			}
-			if took := time.Since(asked); took > 5*time.Second {
+			if took := time.Since(asked); took > 20*time.Second {
 				t.Errorf("%s: %s is answered after %v", x.name, id, took)
 			}
 		}
@@ -186,7 +186,7 @@ func TestHouseBadMedia(t *testing.T) {
 		}
 	}
 	t.Logf("all of it within %.1f s", time.Since(began).Seconds())
-	if took := h.bridge.Stop(); took > 5*time.Second {
+	if took := h.bridge.Stop(); took > 20*time.Second {
 		t.Errorf("the bridge took %v to end, with a radio that stalls", took)
 	}
 }

@@ -99,7 +99,13 @@ func (h *household) begin() {
 // converges to compare with.
 func (h *household) remember() {
 	h.Helper()
-	const long = 4 * time.Second // documents of a device keep 3 s between them
+	h.silent(4 * time.Second) // documents of a device keep 3 s between them
+	h.baseline = scene.Retained(h, "mqtt://"+h.at(brokerPort))
+}
+
+// silent waits until no document was published for so long.
+func (h *household) silent(long time.Duration) {
+	h.Helper()
 	for last := time.Now(); time.Since(last) < long; {
 		mark := h.watch.Mark()
 		time.Sleep(100 * time.Millisecond)
@@ -109,7 +115,6 @@ func (h *household) remember() {
 			}
 		}
 	}
-	h.baseline = scene.Retained(h, "mqtt://"+h.at(brokerPort))
 }
 
 // newBroker is Mosquitto, which keeps its messages over a restart and may lose

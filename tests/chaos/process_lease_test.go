@@ -65,7 +65,8 @@ func TestTwoBridgesOneBaseTopic(t *testing.T) {
 	h := newHousehold(t)
 	second := h.copied("second bridge", "8781")
 	h.watch.Until("the bridge has both speakers", h.well)
-	h.remember() // it has said all that it has to say
+	h.obey()
+	h.silent(12 * time.Second) // a document that changed goes out again after 10 s
 	mark := h.watch.Mark()
 	second.Start()
 	h.standsBy(second, "8781")
