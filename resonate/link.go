@@ -226,7 +226,11 @@ func (s *Server) race(ctx context.Context, cands []candidate) (*websocket.Conn, 
 func (s *Server) open(ctx context.Context, c candidate) (*websocket.Conn, error) {
 	d := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return s.opts.DialContext(ctx, network, c.addr)
+			conn, err := s.opts.DialContext(ctx, network, c.addr)
+			if err != nil {
+				return nil, err
+			}
+			return session.Cork(conn), nil
 		},
 		HandshakeTimeout: upgradeTimeout,
 		ReadBufferSize:   1 << 10, // idle players are many; frames are small
@@ -254,7 +258,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ReadBufferSize:   1 << 10,
 		CheckOrigin:      func(r *http.Request) bool { return localOrigin(r) },
 	}
-	ws, err := up.Upgrade(w, r, nil)
+	ws, err := up.Upgrade(session.CorkUpgrade(w), r, nil)
 	if err != nil {
 		s.log.Info("not a websocket request", slog.String("from", r.RemoteAddr), slog.Any("err", err))
 		return

@@ -81,7 +81,7 @@ func connect(t *testing.T, capacity int) (ours *websocket.Conn, theirs *peer) {
 		}
 		upgraded <- ws
 	}()
-	d := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return a, nil }}
+	d := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return Cork(a), nil }}
 	ours, resp, err := d.DialContext(t.Context(), "ws://player/sendspin", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"resonatebridge/resonate/protocol"
+	"resonatebridge/tests/pipe"
 )
 
 var (
@@ -379,13 +380,13 @@ func TestRC5StaleSocket(t *testing.T) {
 		}
 		one.Kill(errKill)
 		must(t, "run of the first", one.result(), errKill)
-		before := two.ws.NetConn().(interface{ Written() uint64 }).Written()
+		before := corkOf(two.ws).Conn.(*pipe.Conn).Written()
 		for range 1000 {
 			must(t, "send on the first", one.Send(says("one", "")), ErrGone)
 		}
 		one.Kill(errStop) // late, once more
 		pass(time.Second)
-		after := two.ws.NetConn().(interface{ Written() uint64 }).Written()
+		after := corkOf(two.ws).Conn.(*pipe.Conn).Written()
 		if after != before {
 			t.Errorf("the second session wrote %d bytes that were sent to the first, want 0", after-before)
 		}

@@ -154,7 +154,7 @@ func Greet(ctx context.Context, ws *websocket.Conn, path string, o Options) (*Se
 	stop := context.AfterFunc(ctx, func() { _ = ws.Close() })
 	defer stop()
 	ws.SetReadLimit(helloLimit)
-	if t, ok := ws.NetConn().(*net.TCPConn); ok {
+	if t := tcpOf(ws); t != nil {
 		_ = t.SetWriteBuffer(sendBuffer) // best effort: only latency suffers
 	}
 	var s *Session
@@ -363,7 +363,7 @@ func (s *Session) Probe(ctx context.Context) error {
 // when Run never was.
 func (s *Session) Kill(cause error) {
 	s.fail(cause)
-	if t, ok := s.ws.NetConn().(*net.TCPConn); ok {
+	if t := tcpOf(s.ws); t != nil {
 		_ = t.SetLinger(0)
 	}
 	_ = s.ws.Close()

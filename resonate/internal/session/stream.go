@@ -150,6 +150,34 @@ func (s *Session) spell(m protocol.ServerMessage) []dialect.Frame {
 // transmission.
 func (s *Session) Written() uint64 { return s.streams.written.Load() }
 
+// steps writes a step of a stream and those that wait behind it.
+func (s *Session) steps(x streamStep) error {
+	cork := corkOf(s.ws)
+	cork.hold()
+	chunks, err := s.gather(x, cork)
+	if e := cork.release(); err == nil {
+		err = e
+	}
+	s.streams.written.Add(chunks)
+	return err
+}
+
+func (s *Session) gather(x streamStep, cork *corked) (chunks uint64, err error) {
+	for n := 1; ; n++ {
+		if x.chunk != nil {
+			chunks++
+		}
+		if err := s.step(x); err != nil || n == corkLimit || cork.full() {
+			return chunks, err
+		}
+		select {
+		case x = <-s.streams.queue:
+		default:
+			return chunks, nil
+		}
+	}
+}
+
 // step writes one step of a stream. A chunk whose stream was cleared meanwhile,
 // or whose time has come, is dropped: it would only delay what follows.
 func (s *Session) step(x streamStep) error {
@@ -170,7 +198,6 @@ func (s *Session) step(x streamStep) error {
 		}
 		return s.frames(frames)
 	}
-	defer s.streams.written.Add(1)
 	now := s.opts.Clock.Now()
 	if x.era != s.streams.era.Load() || x.chunk.Timestamp <= now {
 		return nil

@@ -54,7 +54,7 @@ func (s *Session) write(first protocol.ServerActivate) error {
 		case <-s.queue.wake:
 			err = s.perform(s.next())
 		case x := <-s.streams.queue:
-			err = s.step(x)
+			err = s.steps(x)
 		case x := <-s.visuals.queue:
 			err = s.visual(x)
 		case <-s.artwork.wake:

@@ -20,6 +20,10 @@ import (
 // while the doorbell still matters.
 const spare = 1500 * 1000 // micros
 
+// burst is how much of spare may be missing before it is made, all at once: each
+// time costs every player a wake-up and a packet.
+const burst = 500 * 1000 // micros
+
 // slack is added to the lead of what begins: chunks for the last of many
 // members leave a little after those for the first.
 const slack = 100 * 1000 // micros
@@ -439,16 +443,16 @@ func (e *Engine) live() bool {
 
 // produce puts as much on the timeline as is there and wanted.
 func (e *Engine) produce(now micros) (wake micros) {
-	for {
+	for making := false; ; making = true {
 		if !e.running && !e.ready() {
 			return 0
 		}
 		if !e.running {
 			e.begin(now, e.nextRate(), e.resumeAt())
 		}
-		horizon := now + e.ahead() + spare
-		if at := e.tl.time(e.front); at >= horizon {
-			return at - e.ahead() - spare + 1
+		full := e.ahead() + spare
+		if left := e.tl.time(e.front) - now; left >= full || !making && left >= full-burst {
+			return now + left - full + burst + 1
 		}
 		size := ChunkFrames(e.tl.rate)
 		music, whole := e.music(size)
