@@ -25,7 +25,8 @@ type corked struct {
 	deadline time.Time     // of what is held back
 }
 
-var corkBuffers = sync.Pool{New: func() any { return new([]byte) }}
+// corkBuffers is shared, for of all sessions few write at a time.
+var corkBuffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a cache: nobody sees what is in it
 
 // Cork returns a connection on whose WebSocket a session writes what is due at
 // the same time at once. It is optional.
