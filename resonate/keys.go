@@ -174,46 +174,60 @@ func (s *store) pairings() (book *pairing.Book, problem string, err error) {
 const (
 	handshakeRate  = 4   // per second
 	handshakeBurst = 256 // a herd behind one address
+	networkShare   = 16  // so many times as much for all of an IPv6 /64, of which one host may have every address
 	strangersMax   = 1024
 )
 
-// strangers bounds the handshakes of each address.
+// strangers bounds the handshakes of each address and IPv6 network.
 type strangers struct {
 	mu sync.Mutex
 	by map[netip.Prefix]*rate.Limiter
 }
 
-// allow takes one handshake of an address; false: it had too many.
+// allow takes one handshake of an address; false: it, or its network, had too
+// many. An address alone never uses up what its network has.
 func (s *strangers) allow(from net.Addr) bool {
-	var who netip.Prefix // all whose address is unknown are one
-	if a, err := netip.ParseAddrPort(from.String()); err == nil {
-		bits := 64 // a host has all of these
-		if ip := a.Addr().Unmap(); ip.Is4() {
-			bits = 32
-		}
-		who, _ = a.Addr().Unmap().WithZone("").Prefix(bits)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.by[who]
-	if l == nil {
-		if len(s.by) >= strangersMax {
-			for k, x := range s.by { // who asked for nothing of late is forgotten
-				if x.Tokens() >= handshakeBurst {
-					delete(s.by, k)
-				}
+	a, err := netip.ParseAddrPort(from.String())
+	if err != nil { // all whose address is unknown are one
+		return s.limiter(netip.Prefix{}, 1).Allow()
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	if !s.limiter(netip.PrefixFrom(ip, ip.BitLen()), 1).Allow() {
+		return false
+	}
+	if ip.Is4() {
+		return true
+	}
+	network, _ := ip.Prefix(64)
+	return s.limiter(network, networkShare).Allow()
+}
+
+// limiter is that of who. Beyond strangersMax of them, the rest is one.
+func (s *strangers) limiter(who netip.Prefix, share int) *rate.Limiter {
+	if l := s.by[who]; l != nil {
+		return l
+	}
+	if len(s.by) >= strangersMax {
+		for k, x := range s.by { // who asked for nothing of late is forgotten
+			if x.Tokens() >= float64(x.Burst()) {
+				delete(s.by, k)
 			}
 		}
-		if len(s.by) >= strangersMax {
-			return false
-		}
-		if s.by == nil {
-			s.by = make(map[netip.Prefix]*rate.Limiter)
-		}
-		l = rate.NewLimiter(handshakeRate, handshakeBurst)
-		s.by[who] = l
 	}
-	return l.Allow()
+	if len(s.by) >= strangersMax {
+		who, share = netip.Prefix{}, 1
+		if l := s.by[who]; l != nil {
+			return l
+		}
+	}
+	if s.by == nil {
+		s.by = make(map[netip.Prefix]*rate.Limiter)
+	}
+	l := rate.NewLimiter(rate.Limit(handshakeRate*share), handshakeBurst*share)
+	s.by[who] = l
+	return l
 }
 
 // choose picks the key for a client that begins an encrypted connection from an

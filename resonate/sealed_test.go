@@ -897,8 +897,12 @@ func TestHandshakeFlood(t *testing.T) {
 		for i := range 3 * strangersMax { // addresses are remembered within bounds
 			_, _ = h.choose(client, net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000)))
 		}
-		if n := len(h.strangers.by); n > strangersMax {
+		if n := len(h.strangers.by); n > strangersMax+1 {
 			t.Errorf("%d addresses are remembered", n)
+		}
+		time.Sleep(time.Second) // of all that is beyond the bound, the share is one
+		if _, err := h.choose(client, at(3)); err != nil {
+			t.Errorf("another address right after: %v", err)
 		}
 		if _, err := h.choose(client, nil); err != nil { // whom we dial is not asked
 			t.Error(err)
@@ -906,6 +910,41 @@ func TestHandshakeFlood(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if _, err := h.choose(client, at(1)); err != nil {
 			t.Errorf("after the flood: %v", err)
+		}
+	})
+}
+
+// A speaker that floods does not shut out its neighbours of the same IPv6
+// network, and a host that changes its address again and again gets no more than
+// the share of one network.
+func TestHandshakeFloodIPv6(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHouse(t)
+		client := sealtest.New("a").Identity.Public()
+		took := func(network, host uint16) int {
+			ip := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0, byte(network >> 8), byte(network), 0, 0, 0, 0, 0, 0, byte(host >> 8), byte(host)})
+			if _, err := h.choose(client, net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 4000))); err != nil {
+				return 0
+			}
+			return 1
+		}
+		flood, others := 0, 0
+		for i := range 10_000 {
+			flood += took(1, 1)
+			if i%50 == 0 {
+				others += took(1, 2)
+			}
+			time.Sleep(6 * time.Millisecond)
+		}
+		if flood > handshakeBurst+61*handshakeRate || others != 200 {
+			t.Errorf("%d of 10,000 of one address were taken, %d of 200 of its neighbour; want %d and all", flood, others, handshakeBurst+60*handshakeRate)
+		}
+		flood = 0
+		for i := range 10_000 {
+			flood += took(2, uint16(i)) //nolint:gosec // fits
+		}
+		if most := handshakeBurst * networkShare; flood > most {
+			t.Errorf("%d of 10,000 addresses of one network were taken, want at most %d", flood, most)
 		}
 	})
 }

@@ -142,6 +142,12 @@ func trust() []Mutant {
 			killedBy(server, "^TestHandshakeFlood$"),
 		},
 		{
+			"T8/neighbour", at(server+"/keys.go",
+				"netip.PrefixFrom(ip, ip.BitLen())",
+				"netip.PrefixFrom(ip, min(64, ip.BitLen())).Masked()"),
+			killedBy(server, "^TestHandshakeFloodIPv6$"),
+		},
+		{
 			"T8/one-deadline", at(session+"/sealed.go",
 				"\tfor {\n\t\tkind, frame, err := ws.ReadMessage()\n",
 				"\tfor {\n\t\t_ = ws.SetReadDeadline(time.Now().Add(o.HelloTimeout))\n\t\tkind, frame, err := ws.ReadMessage()\n"),
