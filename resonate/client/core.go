@@ -19,6 +19,9 @@ type core struct {
 	state  State    // Audio and Clock stay empty: readers look them up
 	done   <-chan struct{}
 
+	coming *protocol.Metadata // that takes effect at comes; nil: none does
+	comes  time.Time
+
 	// Of encrypted dialects.
 	memory *Memory
 	links  map[*Session]*link
@@ -231,7 +234,7 @@ func (c *core) detach() {
 	c.state.Paired = false
 	c.state.Pairing = pairing.Status{}
 	c.state.Stream = nil
-	c.state.Metadata = nil
+	c.state.Metadata, c.coming = nil, nil
 	c.state.Controller = nil
 	c.state.Group = protocol.GroupUpdate{}
 	c.play(outputDrop{})
@@ -246,7 +249,7 @@ func (c *core) message(m protocol.ServerMessage) {
 			c.state.Group = *m.Group
 		}
 		if m.Metadata != nil {
-			c.state.Metadata = m.Metadata
+			c.schedule(m.Metadata)
 		}
 		if m.Controller != nil {
 			c.state.Controller = m.Controller
@@ -268,6 +271,18 @@ func (c *core) message(m protocol.ServerMessage) {
 	case protocol.AudioChunk:
 		c.chunk(m)
 	}
+}
+
+// schedule takes metadata, which take effect at their time, and replace what was
+// to (spec: metadata role). Before the server's clock is known, they do at once.
+func (c *core) schedule(m *protocol.Metadata) {
+	if model := c.holder.Model(); model != nil {
+		if wait := model.Client(m.Timestamp) - c.p.opts.Clock.Now(); wait > 0 {
+			c.coming, c.comes = m, time.Now().Add(time.Duration(wait)*time.Microsecond)
+			return
+		}
+	}
+	c.state.Metadata, c.coming = m, nil
 }
 
 // concernsPlayer reports whether a list of roles means the player; none means

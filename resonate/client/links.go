@@ -167,7 +167,7 @@ func (c *core) setRoles(l *link, m protocol.ServerActivate) {
 			c.state.Stream = nil
 			c.play(outputDrop{})
 		case protocol.RoleMetadata:
-			c.state.Metadata = nil
+			c.state.Metadata, c.coming = nil, nil
 		case protocol.RoleController:
 			c.state.Controller = nil
 		default:
@@ -248,9 +248,12 @@ func (c *core) send(l *link, out []protocol.ClientMessage) {
 	}
 }
 
-// tick is for attempts whose time is up, or that may go on, and for knobs that
-// are to be kept.
+// tick is for attempts whose time is up, or that may go on, for knobs that are
+// to be kept, and for metadata that take effect.
 func (c *core) tick() {
+	if c.coming != nil && !time.Now().Before(c.comes) {
+		c.state.Metadata, c.coming = c.coming, nil
+	}
 	if l := c.links[c.holder]; l != nil {
 		out, err := l.pairing.Tick(time.Now())
 		c.paired(l, out, err)
@@ -263,10 +266,16 @@ func (c *core) tick() {
 // deadline is when tick is due: zero for never.
 func (c *core) deadline() time.Time {
 	at := c.turned
-	if l := c.links[c.holder]; l != nil {
-		if d := l.pairing.Deadline(); at.IsZero() || !d.IsZero() && d.Before(at) {
+	sooner := func(d time.Time) {
+		if at.IsZero() || !d.IsZero() && d.Before(at) {
 			at = d
 		}
+	}
+	if c.coming != nil {
+		sooner(c.comes)
+	}
+	if l := c.links[c.holder]; l != nil {
+		sooner(l.pairing.Deadline())
 	}
 	return at
 }

@@ -104,7 +104,7 @@ type State struct {
 	LastPlayed string         // id of the server that played last
 
 	Group      protocol.GroupUpdate // zero: not told
-	Metadata   *protocol.Metadata
+	Metadata   *protocol.Metadata   // that is in effect
 	Controller *protocol.ControllerState
 	Stream     *protocol.StreamPlayer // nil: none
 	Commands   uint64                 // server commands applied so far

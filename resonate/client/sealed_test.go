@@ -92,6 +92,21 @@ func TestSealedPlayer(t *testing.T) {
 				if now.Reason != protocol.ReasonPlayback || now.Paired || now.ServerName != "House" || now.LastPlayed != now.ServerID || len(now.ServerID) != 43 {
 					t.Errorf("server: got %+v", now)
 				}
+				for _, m := range []protocol.Metadata{ // one waits at a time; the newest
+					{Timestamp: s.clock() + 1_000_000, Title: "never"},
+					{Timestamp: s.clock() + 3_000_000, Title: "next"},
+				} {
+					s.send(protocol.ServerState{Metadata: &m})
+				}
+				pass(2900 * time.Millisecond)
+				if now = p.Snapshot(); now.Metadata.Title != title {
+					t.Errorf("before its time the title is %.20s", now.Metadata.Title)
+				}
+				pass(200 * time.Millisecond)
+				if now = p.Snapshot(); now.Metadata.Title != "next" {
+					t.Errorf("in its time the title is %.20s", now.Metadata.Title)
+				}
+				s.send(protocol.ServerState{Metadata: &protocol.Metadata{Timestamp: s.clock() + 500_000, Title: "of a role that goes"}})
 				s.activate(protocol.ServerActivate{ActiveRoles: []protocol.Role{protocol.RoleController}})
 				s.send(protocol.ServerCommand{Command: protocol.CommandVolume, Volume: 99}) // for a role that it has no more
 				pass(time.Second)
