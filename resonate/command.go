@@ -151,7 +151,8 @@ type Approve struct {
 	On  bool // false withdraws
 }
 
-// AddEndpoint adds a static ws:// address until the next start.
+// AddEndpoint adds a static ws:// address. It outlasts restarts once a speaker has
+// answered there, until that is removed.
 type AddEndpoint struct{ URL string }
 
 // Scan asks discovery for a round now and wakes every waiting connection.

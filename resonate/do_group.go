@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"resonatebridge/discovery"
+	"resonatebridge/resonate/internal/supervisor"
 	"resonatebridge/resonate/protocol"
 )
 
@@ -364,6 +365,11 @@ func (m *model) addEndpoint(cmd AddEndpoint) (map[string]any, *CommandError) {
 	e, err := discovery.ParseStatic(cmd.URL)
 	if err != nil {
 		return nil, Errorf(CodeInvalidValue, "url %.200q: %v", cmd.URL, err)
+	}
+	key := supervisor.Key(e.Key)
+	m.endpoints[key] = known{endpt: e, added: true}
+	if c := m.byKey[key]; c != nil {
+		m.rememberKeys(c)
 	}
 	m.onDiscovery(discovery.Event{Kind: discovery.Announced, Endpoint: e})
 	return map[string]any{"url": firstURL(e)}, nil

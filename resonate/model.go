@@ -40,6 +40,7 @@ type model struct {
 type known struct {
 	endpt
 	advertised bool
+	added      bool // by a person, not by the configuration
 }
 
 func newModel(s *Server, r records) *model {
@@ -56,6 +57,11 @@ func newModel(s *Server, r records) *model {
 		dirty:     true,
 	}
 	for _, rec := range r.Players {
+		for _, url := range rec.Added {
+			if e, err := discovery.ParseStatic(url); err == nil {
+				m.endpoints[supervisor.Key(e.Key)] = known{endpt: e, added: true}
+			}
+		}
 		m.addClient(&rec, true)
 	}
 	for _, rec := range r.Groups {
@@ -80,6 +86,9 @@ func (m *model) now() time.Time { return time.Now() }
 // start begins the graces of players that are remembered from the last run.
 func (m *model) start() {
 	m.started = m.now()
+	for _, e := range m.endpoints {
+		m.onDiscovery(discovery.Event{Kind: discovery.Announced, Endpoint: e.endpt})
+	}
 	for _, c := range m.clients {
 		m.touch(c) // "offline" becomes "searching"
 		if c.group.kind != SoloGroup {
@@ -244,10 +253,13 @@ func (m *model) unbind(c *client, key supervisor.Key) {
 const inboundPrefix = "in:"
 
 func (m *model) rememberKeys(c *client) {
-	c.rec.Keys = nil
+	c.rec.Keys, c.rec.Added = nil, nil
 	for _, k := range c.keys {
 		if !strings.HasPrefix(string(k), inboundPrefix) {
 			c.rec.Keys = append(c.rec.Keys, string(k))
+		}
+		if m.endpoints[k].added {
+			c.rec.Added = append(c.rec.Added, string(k))
 		}
 	}
 	m.unsaved = true
@@ -364,7 +376,7 @@ func (m *model) drop(c *client) {
 
 func (m *model) onDiscovery(ev discovery.Event) {
 	key := supervisor.Key(ev.Endpoint.Key)
-	m.endpoints[key] = known{endpt: ev.Endpoint, advertised: ev.Kind == discovery.Announced}
+	m.endpoints[key] = known{endpt: ev.Endpoint, advertised: ev.Kind == discovery.Announced, added: m.endpoints[key].added}
 	c := m.byKey[key]
 	if c != nil {
 		m.touch(c)

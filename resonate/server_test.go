@@ -768,6 +768,54 @@ func TestVolumeOfR1IsOurs(t *testing.T) {
 	})
 }
 
+// An address that a person added is dialled again after a restart, if a speaker
+// answered there, until that speaker is removed. One of the configuration is not,
+// for the configuration may say otherwise by then.
+func TestAddedAddressOutlastsRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		data := func(o *Options) { o.DataDir = dir }
+		url := func(s *speaker) string { return "ws://" + s.addr + "/sendspin" }
+		life := func(f func(h *house, added, configured *speaker)) {
+			h := newHouse(t, data)
+			defer h.stop()
+			f(h, h.speaker("added"), h.speaker("configured")) // at the same addresses each time
+		}
+		life(func(h *house, added, configured *speaker) {
+			h.must(AddEndpoint{URL: url(added)})
+			h.must(AddEndpoint{URL: "ws://192.0.2.77:1/nobody"})
+			e, err := discovery.ParseStatic(url(configured))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Discover(discovery.Event{Kind: discovery.Announced, Endpoint: e})
+			synctest.Wait()
+			h.want("added", Connected, true)
+			h.want("configured", Connected, true)
+		})
+		for range 2 {
+			life(func(h *house, added, configured *speaker) {
+				pass(10 * time.Second)
+				h.want("added", Connected, true)
+				h.want("configured", Searching, false)
+				if n, m := h.dialsTo(configured.addr), h.dialsTo("192.0.2.77:1"); n+m != 0 {
+					t.Errorf("after a restart the address of the configuration was dialled %d times, one where nobody answered %d times", n, m)
+				}
+			})
+		}
+		life(func(h *house, added, _ *speaker) {
+			pass(10 * time.Second)
+			h.must(RemovePlayer{PID: "added"})
+		})
+		life(func(h *house, added, _ *speaker) {
+			pass(10 * time.Minute)
+			if n := h.dialsTo(added.addr); n != 0 || slices.Contains(h.pids(), "added") {
+				t.Errorf("a speaker that was removed is dialled %d times after a restart", n)
+			}
+		})
+	})
+}
+
 // What people chose survives a restart, and ids never change.
 func TestRestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -33,6 +33,7 @@ type playerRecord struct {
 	PID       string       `json:"id"`
 	ClientID  string       `json:"client_id,omitempty"` // empty: advertised, never met
 	Keys      []string     `json:"keys,omitempty"`      // discovery keys that turned out to be this player
+	Added     []string     `json:"added,omitempty"`     // of these, addresses that a person added
 	GivenName string       `json:"given_name,omitempty"`
 	Name      string       `json:"name,omitempty"` // its own
 	Custody   Custody      `json:"custody,omitempty"`
