@@ -64,13 +64,14 @@ func read(r io.Reader) (lines []facts.Line, err error) {
 	}
 }
 
-// kernel is the running one, as Linux names it.
+// kernel is the version of the running one, without who built it.
 func kernel() string {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(release))
+	version, _, _ := strings.Cut(strings.TrimSpace(string(release)), "-")
+	return version
 }
 
 // about is where and when the tests ran.
