@@ -93,7 +93,15 @@ type member struct {
 	out    ledger
 	taken  uint64 // chunks that the sink took
 	missed uint64 // chunks that came too late for it
+
+	begun micros // when it got the first chunk of what it hears without a break
+	first int    // how many it has got of that, counted to rush
 }
+
+// rush is how many chunks those who begin together get first, each of them; the rest
+// of what is on the timeline follows after slack. With hundreds, or on a slow network,
+// that would otherwise hold up what the last of them needs now.
+const rush = 2
 
 // clear drops what the player has buffered; the stream stays.
 func (m *member) clear() {
@@ -101,7 +109,7 @@ func (m *member) clear() {
 		_ = m.Sink.Stream(protocol.StreamClear{Roles: []protocol.Role{protocol.RolePlayer}}) // a session that ended needs none
 	}
 	m.out.reset()
-	m.r, m.then = nil, nil
+	m.r, m.then, m.first = nil, nil, 0
 }
 
 // end ends the stream, if there is one.
@@ -109,7 +117,7 @@ func (m *member) end() {
 	if m.stream != nil {
 		_ = m.Sink.Stream(protocol.StreamEnd{Roles: []protocol.Role{protocol.RolePlayer}}) // likewise
 	}
-	m.stream, m.r, m.then = nil, nil, nil
+	m.stream, m.r, m.then, m.first = nil, nil, nil, 0
 	m.out.reset()
 }
 
@@ -137,6 +145,9 @@ func (m *member) push(now micros) (wake micros) {
 			m.next++
 			continue
 		}
+		if m.first == rush && now < m.begun+slack {
+			return m.begun + slack
+		}
 		size := header + len(c.Data)
 		held, free := m.out.outstanding(now, m.delay(), m.Sink.Written())
 		if held+size > m.Capacity {
@@ -154,6 +165,10 @@ func (m *member) push(now micros) (wake micros) {
 		m.taken++
 		m.out.add(entry{number: m.taken, end: c.End, size: size})
 		m.next++
+		if m.first == 0 {
+			m.begun = now
+		}
+		m.first = min(m.first+1, rush)
 	}
 }
 
